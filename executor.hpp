@@ -1,0 +1,377 @@
+// ringlet/executor.hpp: who runs tasks. One thread, one queue, first come first served.
+//
+//     #include <ringlet/executor.hpp>
+//     ringlet::task<int> child(int n) { co_await ringlet::yield_now(); co_return n; }
+//     ringlet::task<int> root() {
+//         auto a = ringlet::spawn(child(1)), b = ringlet::spawn(child(2));   // both run from here on
+//         int sum = co_await std::move(a);
+//         co_return sum + co_await std::move(b);
+//     }
+//     int main() { return ringlet::block_on(root()) - 3; }
+//
+// A turn of the loop:
+//
+//         +-----------------------------------------------------------------------+
+//         |                                                                       |
+//         v   (1)               (2)                      (3)                      |
+//     ready queue ---> run up to 64 jobs ---> look at the parker ---> (4) append those that yielded
+//         ^                  |                    |
+//         +--- spawn, wake --+    what has come   |            (1) first in, first out
+//         |                                       |            (2) those that become runnable meanwhile included
+//         +---------------------------------------+            (3) if nothing is runnable, sleep there until something is
+//                                                              (4) so a job that only yields cannot starve I/O or timers
+//
+// Nothing here knows io_uring: a parker is whatever can sleep until something has come. The reactor is one, and timers
+// are one in front of it. Without either an executor runs tasks that only compute and talk to each other.
+#pragma once
+
+#include "task.hpp"
+
+namespace ringlet {
+
+// ---- 1. Where an executor sleeps ----------------------------------------------------------------
+
+class parker {
+public:
+    static constexpr std::int64_t now = 0, never = INT64_MAX;
+
+    // Ends the waits whose time has come, which makes their jobs runnable. Blocks until there is
+    // one, but not past `until` on the monotonic clock, in nanoseconds. False: there is nothing to
+    // wait for, now or ever. Runs no user code.
+    virtual bool park(std::int64_t until) = 0;
+    virtual ~parker() = default;
+
+    static void* operator new(std::size_t n) { return frame_pool::allocate(n); }
+    static void operator delete(void* p, std::size_t n) noexcept { frame_pool::deallocate(p, n); }
+};
+
+// ---- 2. The executor ----------------------------------------------------------------------------
+
+// Leaves block_on and executor::run when nothing can ever wake the root. what() lists every live
+// task with the place where it waits.
+struct deadlock : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// A job as the hooks see it. `id` is its own as long as it lives.
+struct job_info {
+    const void* id;
+    std::source_location spawned, where;  // the place of the spawn, and of the last co_await
+    explicit job_info(const detail::job& j) : id(&j), spawned(j.spawned), where(j.where) {}
+};
+// For tracers, counters and stall warnings: each is called with `context`, and must not throw.
+struct executor_hooks {
+    using hook = void (*)(void* context, const job_info&);
+    void* context = nullptr;
+    hook on_spawn = nullptr, before_run = nullptr, after_run = nullptr, on_finish = nullptr;
+};
+
+namespace detail {
+
+// Jobs linked by job::next. The last link is written when the queue is taken, not at each push.
+class run_queue {
+public:
+    run_queue() = default;
+    run_queue(run_queue&&) = delete;
+    bool empty() const { return tail == &head; }
+    void push(job& j) {
+        *tail = &j;
+        tail = &j.next;
+    }
+    // Appends all of `other`, which is empty then.
+    void append(run_queue& other) {
+        if (other.empty()) return;
+        *tail = other.head;
+        tail = std::exchange(other.tail, &other.head);
+    }
+    // Hands out all jobs, linked, or nullptr; `last` is the link at their end. The queue is empty
+    // then.
+    job* take(job**& last) {
+        if (empty()) return nullptr;
+        *tail = nullptr;
+        last = std::exchange(tail, &head);
+        return head;
+    }
+    // Puts what is left of them back in front.
+    void put_back(job* first, job** last) {
+        if (!first) return;
+        *tail = nullptr;
+        *last = head;
+        if (empty()) tail = last;
+        head = first;
+    }
+
+private:
+    job* head;
+    job** tail = &head;
+};
+
+template <class A>
+concept awaitable = requires(A&& a) { std::forward<A>(a).await_ready(); } ||
+                    requires(A&& a) { std::forward<A>(a).operator co_await(); } ||
+                    requires(A&& a) { operator co_await(std::forward<A>(a)); };
+template <class A> using await_result = decltype(awaiter_of(std::declval<A>()).await_resume());
+
+// Any awaitable as a task.
+template <class T> task<T> as_task(task<T> t) { return t; }
+template <awaitable A> task<await_result<A>> as_task(A a) { co_return co_await std::move(a); }
+
+// Calls f inside the task: f and its arguments live in the frame, as long as the task does.
+template <class F, class... A>
+task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
+    co_return co_await f(std::move(args)...);
+}
+
+}  // namespace detail
+
+// Runs tasks, one at a time, on the thread that calls run() or try_tick(). Its end cancels all
+// tasks and runs until the last has let go of what it waits for; shielded ones run to their end.
+class executor {
+public:
+    executor_hooks hooks;
+    // What it waits with. The reactor puts itself here at the first operation, the timers at the
+    // first timer; an executor that knows neither has none.
+    std::unique_ptr<parker> io, clock;
+
+    executor() = default;
+    executor(executor&&) = delete;
+    ~executor();
+
+    // The task runs at the next turn. Throws std::bad_alloc.
+    template <class T>
+    join_handle<T> spawn(task<T> work,
+                         std::source_location place = std::source_location::current()) {
+        return join_handle<T>(start(std::move(work), place));
+    }
+    // Runs until `root` has ended, and gives its value or rethrows its exception. The other tasks
+    // stay, for the next call. Throws deadlock; and std::logic_error inside a running executor.
+    template <class T>
+    T run(task<T> root, std::source_location place = std::source_location::current());
+    // Runs one job, if one is runnable or becomes so without blocking. For the loops of others.
+    bool try_tick();
+    // Has every task ended?
+    bool empty() const { return jobs.after == &jobs; }
+    // Is none runnable?
+    bool idle() const { return ready.empty() && later.empty(); }
+    // Appends a line for each live task: where it was spawned, and what it waits for, and where.
+    void dump(std::string& out) const;
+
+    // The one that runs on this thread, or nullptr.
+    static executor* current() { return running; }
+
+private:
+    template <class T> struct own_job final : detail::job_of<T> {
+        executor& ex;
+        own_job(task<T>& t, executor& e, std::source_location place)
+            : detail::job_of<T>(t, place, e.jobs), ex(e) {}
+        void destroy() noexcept override { delete this; }
+        void schedule(schedule_info info) noexcept override {
+            (info.woken_while_running ? ex.later : ex.ready).push(*this);
+        }
+    };
+    // Marks this executor as the one that runs on this thread.
+    class inside {
+    public:
+        explicit inside(executor* ex) : outer(std::exchange(running, ex)) {}
+        inside(inside&&) = delete;
+        ~inside() { running = outer; }
+
+    private:
+        executor* outer;
+    };
+    // Ends the turn when the root has ended.
+    struct root_watch final : detail::wait {
+        executor& ex;
+        detail::job& root;
+        root_watch(executor& e, detail::job& r) : ex(e), root(r) { r.watcher = this; }
+        ~root_watch() { root.watcher = nullptr; }
+        bool interrupt(detail::job&) noexcept override { return true; }
+        void finished(detail::job&) noexcept override { ex.root_ended = true; }
+        void describe(std::string&) const override {}
+    };
+
+    // Inlined, with its caller's constant for T, it saves a tenth of a spawn.
+    template <class T>
+    [[gnu::always_inline]] detail::job_of<T>& start(task<T> work, std::source_location place) {
+        auto& job = *new own_job<T>(work, *this, place);
+        ready.push(job);
+        if (hooks.on_spawn) [[unlikely]] tell(hooks.on_spawn, job);
+        return job;
+    }
+
+    void turn(int limit) {
+        const bool hooked = hooks.before_run || hooks.after_run || hooks.on_finish;
+        hooked ? run_jobs<true>(limit) : run_jobs<false>(limit);
+    }
+    template <bool Hooked> void run_jobs(int limit) {
+        const detail::running_job after(nullptr);
+        detail::job* next = nullptr;
+        detail::job** last;
+        root_ended = false;
+        try {
+            for (; limit > 0; --limit) {
+                if (!next && !(next = ready.take(last))) break;
+                detail::job* const j = detail::job::current = std::exchange(next, next->next);
+                const bool again = Hooked ? run_hooked(*j) : j->run([&] { later.push(*j); });
+                if (!again && root_ended) break;
+            }
+        } catch (...) {
+            ready.put_back(next, last);
+            throw;
+        }
+        ready.put_back(next, last);
+    }
+    bool run_hooked(detail::job& j) {
+        struct after {
+            const executor& ex;
+            const waker keeps_it;
+            detail::job& j;
+            after(const executor& e, detail::job& k) : ex(e), keeps_it(k, 0), j(k) {}
+            ~after() {
+                ex.tell(ex.hooks.after_run, j);
+                if (j.is(detail::job::ended)) ex.tell(ex.hooks.on_finish, j);
+            }
+        };
+        tell(hooks.before_run, j);
+        const after tells(*this, j);
+        return j.run([&] { later.push(j); });
+    }
+    void tell(executor_hooks::hook hook, const detail::job& j) const {
+        if (hook) hook(hooks.context, job_info(j));
+    }
+    // Looks at what has come; sleeps if nothing is runnable. False: nothing is, nor ever will be.
+    bool look(bool may_sleep = true) {
+        parker* const p = clock ? clock.get() : io.get();
+        const bool hope = p && p->park(may_sleep && idle() ? parker::never : parker::now);
+        ready.append(later);
+        return hope || !idle();
+    }
+    static void describe(const detail::ring& list, std::string& out, std::size_t depth);
+
+    detail::run_queue ready, later;  // later: those that were woken while they ran
+    detail::ring jobs;
+    bool root_ended = false;
+    unsigned ticks = 0;
+    inline static constinit thread_local executor* running = nullptr;
+};
+
+template <class T> T executor::run(task<T> root, std::source_location place) {
+    if (running)
+        throw std::logic_error("ringlet: block_on or executor::run inside a running executor would "
+                               "block it; co_await the task, or spawn it");
+    const inside here(this);
+    auto& job = start(std::move(root), place);
+    const join_handle<T> handle(job);
+    const root_watch watch(*this, job);
+    for (turn(64); !handle.done(); turn(64)) {
+        if (look()) continue;
+        std::string text = "ringlet: deadlock, nothing can wake the root task. Live tasks:\n";
+        dump(text);
+        throw deadlock(text);
+    }
+    if (job.has(detail::job::lost)) throw task_cancelled();
+    return job.outcome.take();
+}
+
+inline bool executor::try_tick() {
+    if (running == this) throw std::logic_error("ringlet: try_tick inside the same executor");
+    const inside here(this);
+    if (ready.empty() || ++ticks % 64 == 0) look(false);
+    if (ready.empty()) return false;
+    turn(1);
+    return true;
+}
+
+inline executor::~executor() {
+    const inside here(this);
+    while (!empty()) {
+        for (detail::ring* r = jobs.after; r != &jobs; r = r->after)
+            static_cast<detail::job*>(r)->cancel();
+        try {
+            while (!ready.empty()) turn(64);
+            if (look()) continue;
+        } catch (...) {  // nobody is left to take it
+        }
+        if (idle() && !empty()) static_cast<detail::job*>(jobs.after)->abandon();
+    }
+}
+
+inline void executor::describe(const detail::ring& list, std::string& out, std::size_t depth) {
+    for (detail::ring* r = list.after; r != &list; r = r->after) {
+        const auto& j = static_cast<const detail::job&>(*r);
+        out.append(2 * depth, ' ').append("task spawned at ");
+        detail::append_place(out, j.spawned);
+        if (j.is(detail::job::suspended)) {
+            out += " waits for ";
+            if (j.waiting) j.waiting->describe(out);
+            else out += "a waker";
+        } else {
+            out += j.is(detail::job::scheduled) ? " is runnable" : " runs";
+        }
+        out += " at ";
+        detail::append_place(out, j.where);
+        out += '\n';
+        if (const detail::ring* children = j.waiting ? j.waiting->children() : nullptr)
+            describe(*children, out, depth + 1);
+    }
+}
+inline void executor::dump(std::string& out) const { describe(jobs, out, 1); }
+
+// ---- 3. What programs call ----------------------------------------------------------------------
+
+namespace detail {
+
+inline executor& running_executor() {
+    if (!executor::current())
+        throw std::logic_error("ringlet: no executor runs on this thread; start one with block_on");
+    return *executor::current();
+}
+
+// The place of the running task's last co_await: a pack of arguments leaves no room for a default.
+inline std::source_location last_place() {
+    return job::current ? job::current->where : std::source_location();
+}
+
+class yield_awaiter {
+public:
+    bool await_ready() const noexcept { return false; }
+    template <class P> void await_suspend(std::coroutine_handle<P> h) const {
+        awaiting_job<P>().yield(h);
+    }
+    void await_resume() const noexcept {}
+};
+
+}  // namespace detail
+
+// Runs the root task, and what it spawns, on an executor of its own until the root has ended; gives
+// the root's value or rethrows its exception. What is still alive then is cancelled. Throws
+// deadlock, and std::logic_error inside a running executor.
+template <detail::awaitable A>
+auto block_on(A root, std::source_location place = std::source_location::current()) {
+    executor ex;
+    return ex.run(detail::as_task(std::move(root)), place);
+}
+
+// Starts a task on the executor of the running one, at its next turn. Dropping the handle cancels
+// it; detach() lets it go on. Throws std::logic_error where no executor runs.
+template <class T>
+[[gnu::always_inline]] inline join_handle<T> spawn(
+    task<T> work, std::source_location place = std::source_location::current()) {
+    return detail::running_executor().spawn(std::move(work), place);
+}
+template <detail::awaitable A>
+auto spawn(A work, std::source_location place = std::source_location::current()) {
+    return spawn(detail::as_task(std::move(work)), place);
+}
+// Spawns f(args...), a task, with copies of f and of args in its frame: the safe way to spawn a
+// lambda, whose captures would otherwise be gone at its first suspension.
+template <class F, class... A>
+    requires std::is_invocable_v<F&, A...>
+auto spawn(F f, A... args) {
+    return spawn(detail::call(std::move(f), std::move(args)...), detail::last_place());
+}
+
+// Lets everything else that is runnable run first, and the executor look at I/O and timers.
+inline auto yield_now() { return detail::yield_awaiter(); }
+
+}  // namespace ringlet

@@ -1,0 +1,1865 @@
+// task.hpp by itself: results, exceptions, nesting, cancelling, wakers, suspend, shield and the frame pool.
+// (conformance_test.cpp walks through the life of one job; here is what tasks are made of.)
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <concepts>
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <memory_resource>
+#include <new>
+#include <optional>
+#include <ringlet/task.hpp>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+using ringlet::frame_pool;
+using ringlet::join_handle;
+using ringlet::runnable;
+using ringlet::schedule_info;
+using ringlet::task;
+using ringlet::task_cancelled;
+using ringlet::waker;
+
+// ---- what the types promise --------------------------------------------------------------------
+
+template <class T>
+constexpr bool move_only =
+    std::is_nothrow_move_constructible_v<
+        T> && !std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T>;
+
+static_assert(move_only<task<>> && move_only<task<int>> && move_only<task<int&>>);
+static_assert(move_only<task<std::unique_ptr<int>>>);
+static_assert(move_only<runnable> && std::is_nothrow_move_assignable_v<runnable>);
+static_assert(move_only<join_handle<>> && move_only<join_handle<int&>>);
+static_assert(std::is_nothrow_move_assignable_v<join_handle<int>>);
+static_assert(std::is_default_constructible_v<join_handle<int>>);
+static_assert(std::is_default_constructible_v<waker> && std::is_copy_constructible_v<waker>);
+static_assert(std::is_copy_assignable_v<waker> && std::is_nothrow_move_constructible_v<waker>);
+static_assert(
+    std::is_same_v<task<>, task<void>> && std::is_same_v<join_handle<>, join_handle<void>>);
+static_assert(std::is_base_of_v<std::exception, task_cancelled>);
+
+// What is used up by its use is used as an rvalue.
+template <class H> concept used_as_lvalue = requires(H& h) { h.cancel(); }
+|| requires(H& h) { h.try_join(); }
+|| requires(H& h) { h.operator co_await(); }
+|| requires(H& h) { operator co_await(h); }
+|| requires(H& h) { h.run(); }
+|| requires(H& h) { h.release(); };
+static_assert(
+    !used_as_lvalue<join_handle<int>> && !used_as_lvalue<task<int>> && !used_as_lvalue<runnable>);
+
+namespace {
+
+// ---- helpers -----------------------------------------------------------------------------------
+
+template <class T> void drop(T&& value) { [[maybe_unused]] auto last = std::move(value); }
+
+// Counts one destruction, whatever it was moved through before.
+class guard {
+public:
+    explicit guard(int& count) : count_(&count) {}
+    guard(guard&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
+    guard& operator=(guard&&) = delete;
+    ~guard() {
+        if (count_) ++*count_;
+    }
+
+private:
+    int* count_;
+};
+
+struct oops : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// The smallest executor: a queue.
+class loop {
+public:
+    template <class T> join_handle<T> spawn(task<T> t) {
+        auto [r, h] = ringlet::spawn(std::move(t), [this](runnable x, schedule_info info) {
+            ++schedules;
+            if (info.woken_while_running) ++self_wakes;
+            queue_.push_back(std::move(x));
+        });
+        queue_.push_back(std::move(r));
+        return std::move(h);
+    }
+    bool tick() {
+        if (queue_.empty()) return false;
+        runnable r = std::move(queue_.front());
+        queue_.pop_front();
+        std::move(r).run();
+        return true;
+    }
+    int drain() {
+        int runs = 0;
+        while (tick()) ++runs;
+        return runs;
+    }
+    // A task that is expected to end without help from outside.
+    void run(task<> t) {
+        bool ended = false;
+        spawn(note_end(std::move(t), ended)).detach();
+        drain();
+        CHECK(ended);
+    }
+
+    int schedules = 0, self_wakes = 0;
+
+private:
+    static task<> note_end(task<> t, bool& ended) {
+        co_await std::move(t);
+        ended = true;
+    }
+    std::deque<runnable> queue_;
+};
+
+// Something to wait for.
+struct gate {
+    auto wait() {
+        return ringlet::suspend([this](waker w) { waiter = std::move(w); });
+    }
+    void open() { std::exchange(waiter, waker()).wake(); }
+
+    waker waiter;
+};
+
+// What happened, in order.
+struct history : std::vector<std::string> {
+    using vector::vector;
+    friend doctest::String toString(const history& log) {
+        std::string text;
+        for (const std::string& entry : log) text += (text.empty() ? "" : ", ") + entry;
+        return text.c_str();
+    }
+};
+
+class leaving {  // writes its name when it is destroyed
+public:
+    leaving(history& log, std::string name) : log_(log), name_(std::move(name)) {}
+    leaving(leaving&&) = delete;
+    ~leaving() { log_.push_back("~" + name_); }
+
+private:
+    history& log_;
+    std::string name_;
+};
+
+// Not inlined: clang would put the frame of a call that it can see through into the caller's.
+template <class T> [[gnu::noinline]] task<T> give(T value) { co_return std::forward<T>(value); }
+
+task<int> fail(std::string what) {
+    throw oops(what);
+    co_return 0;
+}
+
+}  // namespace
+
+// ---- results -----------------------------------------------------------------------------------
+
+TEST_CASE("a task is lazy, and unawaited it gives its arguments back") {
+    int polled = 0, arguments = 0;
+    auto work = [](int& n, [[maybe_unused]] guard g) -> task<> {
+        ++n;
+        co_return;
+    };
+    {
+        task<> t = work(polled, guard(arguments));
+        task<> moved = std::move(t);
+        CHECK(polled == 0);
+        CHECK(arguments == 0);
+    }
+    CHECK(polled == 0);
+    CHECK(arguments == 1);
+}
+
+TEST_CASE("results: void, values, move-only values, references") {
+    struct no_default {
+        explicit no_default(int n) : value(n) {}
+        int value;
+    };
+    int number = 7;
+    auto nothing = [](bool& ran) -> task<> {
+        ran = true;
+        co_return;
+    };
+    auto refer = [](int& n) -> task<int&> { co_return n; };
+    auto refer_const = [](const int& n) -> task<const int&> { co_return n; };
+    auto own = [](int n) -> task<std::unique_ptr<int>> { co_return std::make_unique<int>(n); };
+    auto root = [&]() -> task<> {
+        bool ran = false;
+        co_await nothing(ran);
+        CHECK(ran);
+        std::string s = co_await give<std::string>(
+            "a string that is not short enough to be stored in place");
+        CHECK(s.size() == 55);
+        int& r = co_await refer(number);
+        CHECK(&r == &number);
+        const int& cr = co_await refer_const(number);
+        CHECK(&cr == &number);
+        std::unique_ptr<int> p = co_await own(3);
+        CHECK(*p == 3);
+        no_default d = co_await give(no_default(4));
+        CHECK(d.value == 4);
+        task<int> later = give(5);
+        int five = co_await std::move(later);
+        CHECK(five == 5);
+    };
+    loop l;
+    l.run(root());
+}
+
+TEST_CASE("locals go when the task ends, parameters when its frame goes") {
+    loop l;
+    int locals = 0, parameters = 0;
+    auto work = [](int& n, [[maybe_unused]] guard parameter) -> task<> {
+        guard local(n);
+        co_return;
+    };
+    auto root = [&]() -> task<> {
+        co_await work(locals, guard(parameters));
+        CHECK(locals == 1);
+        CHECK(parameters == 1);  // the task was a temporary
+        task<> named = work(locals, guard(parameters));
+        co_await std::move(named);
+        CHECK(locals == 2);
+        CHECK(parameters == 1);
+        drop(std::move(named));
+        CHECK(parameters == 2);
+    };
+    l.run(root());
+    auto h = l.spawn(work(locals, guard(parameters)));
+    l.drain();
+    CHECK(locals == 3);
+    CHECK(parameters == 3);
+}
+
+TEST_CASE("a task is awaited once") {
+    loop l;
+    gate g;
+    auto work = [&]() -> task<int> {
+        co_await g.wait();
+        co_return 1;
+    };
+    int thrown = 0, sum = 0;
+    auto root = [&]() -> task<> {
+        task<int> t = work();
+        task<int> moved_from = std::move(t);
+        for (task<int>* again : {&moved_from, &moved_from, &t}) {
+            try {
+                int n = co_await std::move(*again);
+                sum += n;
+            } catch (const std::logic_error&) { ++thrown; }
+        }
+    };
+    auto h = l.spawn(root());
+    l.drain();
+    g.open();
+    l.drain();
+    CHECK(h.done());
+    CHECK(sum == 1);
+    CHECK(thrown == 2);
+}
+
+namespace {
+
+struct ready_awaiter {
+    explicit ready_awaiter(int n) : value(n) {}
+    ready_awaiter(ready_awaiter&&) = delete;
+    bool await_ready() const { return true; }
+    void await_suspend(std::coroutine_handle<>) const {}
+    ready_awaiter* await_resume() { return this; }
+
+    int value;
+};
+struct by_member {
+    ready_awaiter operator co_await() const { return ready_awaiter(2); }
+};
+struct by_function {};
+ready_awaiter operator co_await(by_function) { return ready_awaiter(3); }
+
+}  // namespace
+
+TEST_CASE("other awaitables that are ready: trivial, pinned, by operator co_await") {
+    loop l;
+    auto root = [&]() -> task<> {
+        co_await std::suspend_never();
+        ready_awaiter pinned(1);
+        ready_awaiter* same = co_await pinned;
+        CHECK(same == &pinned);
+        by_member member;
+        ready_awaiter* two = co_await member;
+        CHECK(two != nullptr);
+        ready_awaiter* three = co_await by_function();
+        CHECK(three != nullptr);
+    };
+    l.run(root());
+}
+
+TEST_CASE("results through a join_handle: void, values, move-only values, references") {
+    int number = 7;
+    auto nothing = []() -> task<> { co_return; };
+    auto refer = [](int& n) -> task<int&> { co_return n; };
+    auto own = [](int n) -> task<std::unique_ptr<int>> { co_return std::make_unique<int>(n); };
+    loop l;
+    auto root = [&]() -> task<> {
+        for (bool ended : {false, true}) {  // awaited before it ended, and after
+            auto a = l.spawn(nothing());
+            auto b = l.spawn(refer(number));
+            auto c = l.spawn(own(3));
+            auto d = l.spawn(give<std::string>("d"));
+            if (ended) l.drain();
+            CHECK(d.done() == ended);
+            co_await std::move(a);
+            int& r = co_await std::move(b);
+            CHECK(&r == &number);
+            std::unique_ptr<int> p = co_await std::move(c);
+            CHECK(*p == 3);
+            std::string s = co_await std::move(d);
+            CHECK(s == "d");
+            CHECK_FALSE(static_cast<bool>(d));
+        }
+    };
+    l.run(root());
+}
+
+TEST_CASE("try_join and cancel: what they give for each kind of result") {
+    int number = 7;
+    gate never;
+    auto nothing = []() -> task<> { co_return; };
+    auto refer = [](int& n) -> task<int&> { co_return n; };
+    auto own = [](int n) -> task<std::unique_ptr<int>> { co_return std::make_unique<int>(n); };
+    auto block = [&]() -> task<> { co_await never.wait(); };
+    auto block_int = [&]() -> task<int> {
+        co_await never.wait();
+        co_return 1;
+    };
+    loop l;
+    auto root = [&]() -> task<> {
+        auto a = l.spawn(nothing());
+        bool ended = co_await std::move(a).try_join();
+        CHECK(ended);
+        auto b = l.spawn(refer(number));
+        std::optional<std::reference_wrapper<int>> r = co_await std::move(b).try_join();
+        CHECK(r.has_value());
+        CHECK(&r->get() == &number);
+        auto c = l.spawn(own(3));
+        std::optional<std::unique_ptr<int>> p = co_await std::move(c).try_join();
+        CHECK(p.has_value());
+        CHECK(**p == 3);
+
+        auto d = l.spawn(nothing());
+        l.drain();
+        bool had_ended = co_await std::move(d).cancel();
+        CHECK(had_ended);
+        auto e = l.spawn(refer(number));
+        l.drain();
+        std::optional<std::reference_wrapper<int>> r2 = co_await std::move(e).cancel();
+        CHECK(r2.has_value());
+        auto f = l.spawn(own(4));
+        l.drain();
+        std::optional<std::unique_ptr<int>> p2 = co_await std::move(f).cancel();
+        CHECK(p2.has_value());
+        CHECK(**p2 == 4);
+
+        auto g = l.spawn(block());
+        l.drain();
+        bool g_ended = co_await std::move(g).cancel();
+        CHECK_FALSE(g_ended);
+        auto h = l.spawn(block_int());
+        std::optional<int> h_value = co_await std::move(h).cancel();  // it has not even begun
+        CHECK_FALSE(h_value.has_value());
+    };
+    l.run(root());
+}
+
+TEST_CASE("try_join gives nullopt for a cancelled job, and rethrows what the job threw") {
+    loop l;
+    auto never = []() -> task<int> {
+        co_await ringlet::suspend([](waker) {});
+        co_return 1;
+    };
+    auto root = [&]() -> task<> {
+        auto [r, h] = ringlet::spawn(never(), [](runnable) {});
+        drop(std::move(r));
+        std::optional<int> v = co_await std::move(h).try_join();
+        CHECK_FALSE(v.has_value());
+
+        auto failed = l.spawn(fail("failed"));
+        std::string what;
+        try {
+            co_await std::move(failed).try_join();
+        } catch (const oops& e) { what = e.what(); }
+        CHECK(what == "failed");
+    };
+    l.run(root());
+}
+
+TEST_CASE("done, and detach of a job that has ended") {
+    loop l;
+    gate g;
+    int outputs = 0;
+    auto work = [](gate& until, int& count) -> task<guard> {
+        co_await until.wait();
+        co_return guard(count);
+    };
+    auto h = l.spawn(work(g, outputs));
+    CHECK(static_cast<bool>(h));
+    CHECK_FALSE(h.done());
+    l.drain();
+    CHECK_FALSE(h.done());
+    g.open();
+    CHECK_FALSE(h.done());
+    l.drain();
+    CHECK(h.done());
+    CHECK(outputs == 0);
+    h.detach();
+    CHECK(outputs == 1);
+    CHECK_FALSE(static_cast<bool>(h));
+}
+
+TEST_CASE("awaiting an empty handle throws std::logic_error") {
+    loop l;
+    auto nothing = []() -> task<> { co_return; };
+    auto root = [&]() -> task<> {
+        int thrown = 0;
+        auto h = l.spawn(nothing());
+        co_await std::move(h);
+        try {
+            co_await std::move(h);
+        } catch (const std::logic_error&) { ++thrown; }
+        join_handle<int> empty;
+        try {
+            co_await std::move(empty);
+        } catch (const std::logic_error&) { ++thrown; }
+        try {
+            co_await std::move(empty).try_join();
+        } catch (const std::logic_error&) { ++thrown; }
+        auto moved_from = l.spawn(give(1));
+        auto owner = std::move(moved_from);
+        try {
+            co_await std::move(moved_from);
+        } catch (const std::logic_error&) { ++thrown; }
+        CHECK(thrown == 4);
+        int one = co_await std::move(owner);
+        CHECK(one == 1);
+    };
+    l.run(root());
+}
+
+TEST_CASE("two jobs cannot await one handle; the first is not disturbed") {
+    loop l;
+    gate g;
+    history log;
+    auto child = [&]() -> task<int> {
+        co_await g.wait();
+        co_return 5;
+    };
+    auto h = l.spawn(child());
+    auto wait_for_it = [&](std::string name) -> task<> {
+        try {
+            int n = co_await std::move(h);
+            log.push_back(name + " got " + std::to_string(n));
+        } catch (const std::logic_error&) { log.push_back(name + " refused"); }
+    };
+    auto first = l.spawn(wait_for_it("first")), second = l.spawn(wait_for_it("second"));
+    l.drain();
+    CHECK(log == history{"second refused"});
+    g.open();
+    l.drain();
+    CHECK(log == history{"second refused", "first got 5"});
+}
+
+TEST_CASE("moving a handle keeps the job; assigning over one cancels what it held") {
+    loop l;
+    gate a, b;
+    int frames = 0;
+    auto work = [](gate& until, [[maybe_unused]] guard frame) -> task<int> {
+        co_await until.wait();
+        co_return 1;
+    };
+    auto h = l.spawn(work(a, guard(frames)));
+    auto h2 = l.spawn(work(b, guard(frames)));
+    l.drain();
+    auto moved = std::move(h);
+    CHECK(l.drain() == 0);
+    moved = std::move(h2);
+    CHECK(frames == 0);
+    CHECK(l.drain() == 1);
+    CHECK(frames == 1);
+    b.open();
+    l.drain();
+    CHECK(moved.done());
+}
+
+// ---- exceptions and nesting --------------------------------------------------------------------
+
+namespace {
+
+task<int> level(int n, gate* wait_at_the_bottom, history& log) {
+    leaving note(log, std::to_string(n));
+    if (n == 0) {
+        if (wait_at_the_bottom) co_await wait_at_the_bottom->wait();
+        throw oops("from the bottom");
+    }
+    int below = co_await level(n - 1, wait_at_the_bottom, log);
+    log.push_back("not reached");
+    co_return below + 1;
+}
+
+}  // namespace
+
+TEST_CASE("an exception leaves through the awaits, innermost frame first") {
+    for (bool suspends : {false, true}) {
+        loop l;
+        gate g;
+        history log;
+        auto root = [&]() -> task<> {
+            leaving note(log, "root");
+            try {
+                co_await level(2, suspends ? &g : nullptr, log);
+            } catch (const oops& e) { log.push_back(e.what()); }
+            int after = co_await give(1);  // and life goes on
+            log.push_back("after " + std::to_string(after));
+        };
+        auto h = l.spawn(root());
+        l.drain();
+        CHECK(h.done() == !suspends);
+        g.open();
+        l.drain();
+        CHECK(h.done());
+        CHECK(log == history{"~0", "~1", "~2", "from the bottom", "after 1", "~root"});
+    }
+}
+
+TEST_CASE("an exception of a detached job leaves run(), after its frames are gone") {
+    history log;
+    auto [r, h] = ringlet::spawn(level(1, nullptr, log), [](runnable) {});
+    h.detach();
+    CHECK_THROWS_AS(std::move(r).run(), oops);
+    CHECK(log == history{"~0", "~1"});
+}
+
+TEST_CASE("a job's exception is rethrown to whoever awaits the handle, with its type") {
+    loop l;
+    auto root = [&]() -> task<> {
+        auto h = l.spawn(fail("lost"));
+        l.drain();
+        CHECK(h.done());
+        std::string what;
+        try {
+            co_await std::move(h);
+        } catch (const oops& e) { what = e.what(); }
+        CHECK(what == "lost");
+
+        auto c = l.spawn(fail("before the cancel"));
+        l.drain();
+        what.clear();
+        try {
+            co_await std::move(c).cancel();
+        } catch (const oops& e) { what = e.what(); }
+        CHECK(what == "before the cancel");
+    };
+    l.run(root());
+}
+
+namespace {
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)                            \
+    || __has_feature(memory_sanitizer)
+#define SANITIZED
+#endif
+#endif
+#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)       \
+    && !defined(SANITIZED)
+constexpr int depth = 10'000;
+#else
+constexpr int depth = 1'000;
+#endif
+
+task<int> dive(int n, gate* bottom, bool throws, int& frames) {
+    guard local(frames);
+    if (n == 0) {
+        if (bottom) co_await bottom->wait();
+        if (throws) throw oops("deep");
+        co_return 0;
+    }
+    int below = co_await dive(n - 1, bottom, throws, frames);
+    co_return below + 1;
+}
+
+}  // namespace
+
+TEST_CASE("awaiting is deep: up and down without a suspension") {
+    loop l;
+    int frames = 0;
+    auto h = l.spawn(dive(depth, nullptr, false, frames));
+    CHECK(l.drain() == 1);
+    CHECK(frames == depth + 1);
+    auto root = [&]() -> task<> {
+        int n = co_await std::move(h);
+        CHECK(n == depth);
+    };
+    l.run(root());
+}
+
+TEST_CASE("awaiting is deep: suspended at the bottom, then returning or throwing all the way") {
+    for (bool throws : {false, true}) {
+        loop l;
+        gate bottom;
+        int frames = 0;
+        auto h = l.spawn(dive(depth, &bottom, throws, frames));
+        l.drain();
+        CHECK(frames == 0);
+        bottom.open();
+        CHECK(l.drain() == 1);
+        CHECK(frames == depth + 1);
+        auto root = [&]() -> task<> {
+            int n = -1;
+            try {
+                n = co_await std::move(h);
+            } catch (const oops&) { n = -2; }
+            CHECK(n == (throws ? -2 : depth));
+        };
+        l.run(root());
+    }
+}
+
+TEST_CASE("awaiting is deep: cancelled at the bottom") {
+    loop l;
+    gate bottom;
+    int frames = 0;
+    auto h = l.spawn(dive(depth, &bottom, false, frames));
+    l.drain();
+    drop(std::move(h));
+    CHECK(frames == 0);
+    CHECK(l.drain() == 1);
+    CHECK(frames == depth + 1);
+}
+
+TEST_CASE("a million awaits that never suspend: one run, no stack") {
+    loop l;
+    gate g;
+    auto child = [](gate* first) -> task<int> {
+        if (first) co_await first->wait();
+        co_return 1;
+    };
+    auto middle = [&](gate* first) -> task<int> {
+        int n = co_await child(first);
+        co_return n;
+    };
+    long sum = 0;
+    auto root = [&]() -> task<> {
+        for (int i = 0; i < 1'000'000; ++i) {
+            int n = co_await child(nullptr);
+            sum += n;
+        }
+        int slow = co_await middle(&g);  // the loop after it runs on the back of a resumed child
+        sum += slow;
+        for (int i = 0; i < 1'000'000; ++i) {
+            int n = co_await middle(nullptr);
+            sum += n;
+        }
+    };
+    auto h = l.spawn(root());
+    CHECK(l.drain() == 1);
+    CHECK(sum == 1'000'000);
+    g.open();
+    CHECK(l.drain() == 1);
+    CHECK(sum == 2'000'001);
+    CHECK(h.done());
+}
+
+TEST_CASE("a million awaits of what is ready already: handles, exceptions, cancel_requested") {
+    loop l;
+    auto root = [&]() -> task<> {
+        int sum = 0, caught = 0;
+        for (int i = 0; i < 100'000; ++i) {
+            auto [r, h] = ringlet::spawn(give(1), [](runnable) {});
+            std::move(r).run();
+            int n = co_await std::move(h);
+            sum += n;
+            bool stop = co_await ringlet::cancel_requested();
+            sum += stop;
+        }
+        for (int i = 0; i < 1'000; ++i) {
+            try {
+                co_await fail("ready");
+            } catch (const oops&) { ++caught; }
+        }
+        CHECK(sum == 100'000);
+        CHECK(caught == 1'000);
+    };
+    l.run(root());
+}
+
+// ---- cancelling --------------------------------------------------------------------------------
+
+TEST_CASE("a cancel destroys the frames innermost first, and runs no handler") {
+    loop l;
+    gate g;
+    history log;
+    auto inner = [&]() -> task<> {
+        leaving a(log, "inner a"), b(log, "inner b");
+        try {
+            co_await g.wait();
+        } catch (...) { log.push_back("a handler ran"); }
+        log.push_back("not reached");
+    };
+    auto middle = [&](leaving&) -> task<> {
+        leaving a(log, "middle");
+        try {
+            co_await inner();
+        } catch (...) { log.push_back("a handler ran"); }
+    };
+    auto outer = [&]() -> task<> {
+        leaving a(log, "outer");
+        { leaving ended(log, "block"); }
+        leaving argument(log, "argument");
+        co_await middle(argument);
+    };
+    auto h = l.spawn(outer());
+    l.drain();
+    CHECK(log == history{"~block"});
+    drop(std::move(h));
+    CHECK(log == history{"~block"});  // never on the canceller's stack
+    CHECK(l.schedules == 1);
+    g.open();  // too late
+    CHECK(l.schedules == 1);
+    CHECK(l.drain() == 1);
+    CHECK(log == history{"~block", "~inner b", "~inner a", "~middle", "~argument", "~outer"});
+}
+
+TEST_CASE("cancel() of a finished job gives its value") {
+    loop l;
+    auto root = [&]() -> task<> {
+        auto h = l.spawn(give<std::string>("finished"));
+        l.drain();
+        std::optional<std::string> v = co_await std::move(h).cancel();
+        CHECK(v == "finished");
+    };
+    l.run(root());
+}
+
+TEST_CASE("cancel() acts at once, and resolves when the frames are gone") {
+    loop l;
+    gate g;
+    history log;
+    auto victim = [&]() -> task<int> {
+        leaving note(log, "victim");
+        co_await g.wait();
+        co_return 1;
+    };
+    auto h = l.spawn(victim());
+    l.drain();
+    auto root = [&]() -> task<> {
+        auto cancelled = std::move(h).cancel();
+        CHECK(l.schedules == 1);
+        CHECK(log.empty());
+        std::optional<int> v = co_await std::move(cancelled);
+        CHECK_FALSE(v.has_value());
+        log.push_back("resolved");
+    };
+    l.run(root());
+    CHECK(log == history{"~victim", "resolved"});
+}
+
+TEST_CASE(
+    "a cancelled job that waits for another lets go at once; the child's handle decides about the child") {
+    for (bool owns : {false, true}) {
+        loop l;
+        gate g;
+        history log;
+        auto child = [&]() -> task<int> {
+            leaving note(log, "child");
+            co_await g.wait();
+            co_return 1;
+        };
+        auto elsewhere = l.spawn(child());
+        auto parent = [&]() -> task<> {
+            leaving note(log, "parent");
+            join_handle<int> mine;
+            if (owns) mine = std::move(elsewhere);
+            co_await (std::move(owns ? mine : elsewhere));
+        };
+        auto h = l.spawn(parent());
+        l.drain();
+        drop(std::move(h));
+        CHECK(log.empty());
+        CHECK(l.tick());
+        CHECK(log == history{"~parent"});
+        l.drain();
+        if (owns) {
+            CHECK(log == history{"~parent", "~child"});
+        } else {
+            CHECK(log == history{"~parent"});
+            CHECK_FALSE(elsewhere.done());
+            g.open();
+            l.drain();
+            CHECK(elsewhere.done());
+        }
+    }
+}
+
+TEST_CASE(
+    "a child that has finished beats the cancel: its value is taken, up to the next suspension") {
+    loop l;
+    gate g, after;
+    history log;
+    auto child = [&]() -> task<std::unique_ptr<int>> {
+        co_await g.wait();
+        co_return std::make_unique<int>(5);
+    };
+    auto parent = [&]() -> task<> {
+        leaving note(log, "parent");
+        auto c = l.spawn(child());
+        std::unique_ptr<int> p = co_await std::move(c);
+        log.push_back("got " + std::to_string(*p));
+        co_await after.wait();
+        log.push_back("not reached");
+    };
+    auto h = l.spawn(parent());
+    l.drain();
+    g.open();
+    l.tick();  // the child ends, the parent is scheduled
+    CHECK(log.empty());
+    drop(std::move(h));
+    l.drain();
+    CHECK(log == history{"got 5", "~parent"});
+}
+
+TEST_CASE("a plain wake is no result: the cancel wins, before and after") {
+    for (bool wake_first : {true, false}) {
+        loop l;
+        gate g;
+        history log;
+        auto work = [&]() -> task<> {
+            leaving note(log, "work");
+            co_await g.wait();
+            log.push_back("not reached");
+        };
+        auto h = l.spawn(work());
+        l.drain();
+        if (wake_first) g.open();
+        drop(std::move(h));
+        g.open();
+        CHECK(l.schedules == 1);
+        CHECK(l.drain() == 1);
+        CHECK(log == history{"~work"});
+    }
+}
+
+TEST_CASE("a job that cancels itself ends at its next suspension, not before") {
+    loop l;
+    gate g;
+    history log;
+    join_handle<> me;
+    auto work = [&]() -> task<> {
+        leaving note(log, "work");
+        drop(std::move(me));
+        int n = co_await give(3);  // nothing to wait for: no suspension
+        log.push_back("ready " + std::to_string(n));
+        co_await g.wait();
+        log.push_back("not reached");
+    };
+    me = l.spawn(work());
+    CHECK(l.drain() == 1);
+    CHECK(log == history{"ready 3", "~work"});
+    CHECK(l.schedules == 0);
+}
+
+TEST_CASE("cancelling twice is cancelling once; nobody has to await it") {
+    loop l;
+    gate g;
+    history log;
+    auto work = [&]() -> task<int> {
+        leaving note(log, "work");
+        co_await g.wait();
+        co_return 1;
+    };
+    auto h = l.spawn(work());
+    l.drain();
+    {
+        auto cancelled = std::move(h).cancel();
+        CHECK(l.schedules == 1);
+    }
+    CHECK(l.schedules == 1);
+    CHECK(log.empty());
+    CHECK(l.drain() == 1);
+    CHECK(log == history{"~work"});
+}
+
+TEST_CASE("whoever awaits a cancel may be cancelled too") {
+    loop l;
+    gate g;
+    history log;
+    auto stubborn = [&]() -> task<int> {
+        leaving note(log, "inside");
+        co_await g.wait();
+        co_return 1;
+    };
+    auto victim = [&]() -> task<int> {
+        leaving note(log, "victim");
+        int n = co_await ringlet::shield(stubborn());
+        co_return n;
+    };
+    auto h = l.spawn(victim());
+    auto canceller = [&]() -> task<> {
+        leaving note(log, "canceller");
+        co_await std::move(h).cancel();
+        log.push_back("not reached");
+    };
+    l.drain();
+    auto c = l.spawn(canceller());
+    l.drain();
+    CHECK(log.empty());
+    drop(std::move(c));
+    l.drain();
+    CHECK(log == history{"~canceller"});
+    g.open();
+    l.drain();
+    CHECK(log == history{"~canceller", "~inside", "~victim"});
+}
+
+TEST_CASE(
+    "a detached job that nobody can wake any more is cancelled: wherever its last waker goes") {
+    for (bool shielded : {false, true}) {
+        for (bool in_the_run : {false, true}) {
+            loop l;
+            history log;
+            waker last;
+            auto work = [&]() -> task<> {
+                leaving note(log, "work");
+                co_await ringlet::suspend([&](waker w) {
+                    if (!in_the_run) last = std::move(w);
+                });
+                log.push_back("not reached");
+            };
+            auto under_shield = [&]() -> task<> {
+                leaving note(log, "caller");
+                co_await ringlet::shield(work());
+                log.push_back("not reached");
+            };
+            l.spawn(shielded ? under_shield() : work()).detach();
+            l.drain();
+            if (!in_the_run) {
+                CHECK(log.empty());
+                drop(std::move(last));
+                CHECK(log.empty());
+                CHECK(l.schedules == 1);
+                CHECK(l.drain() == 1);
+            }
+            CHECK(log == (shielded ? history{"~work", "~caller"} : history{"~work"}));
+        }
+    }
+}
+
+TEST_CASE("cancel_requested: a long computation can end early; its value is dropped") {
+    loop l;
+    int outputs = 0;
+    join_handle<guard> me;
+    std::vector<bool> answers;
+    auto work = [&]() -> task<guard> {
+        bool before = co_await ringlet::cancel_requested();
+        answers.push_back(before);
+        auto cancelled = std::move(me).cancel();
+        bool after = co_await ringlet::cancel_requested();
+        answers.push_back(after);
+        co_return guard(outputs);
+    };
+    me = l.spawn(work());
+    CHECK(l.drain() == 1);
+    CHECK(answers == std::vector<bool>{false, true});
+    CHECK(outputs == 1);
+}
+
+// ---- shield ------------------------------------------------------------------------------------
+
+TEST_CASE("shield passes values, references and exceptions on") {
+    loop l;
+    int number = 1;
+    auto refer = [](int& n) -> task<int&> { co_return n; };
+    auto nothing = []() -> task<> { co_return; };
+    auto root = [&]() -> task<> {
+        int v = co_await ringlet::shield(give(3));
+        CHECK(v == 3);
+        int& r = co_await ringlet::shield(refer(number));
+        CHECK(&r == &number);
+        co_await ringlet::shield(nothing());
+        std::unique_ptr<int> p = co_await ringlet::shield(give(std::make_unique<int>(4)));
+        CHECK(*p == 4);
+        std::string what;
+        try {
+            co_await ringlet::shield(fail("shielded"));
+        } catch (const oops& e) { what = e.what(); }
+        CHECK(what == "shielded");
+    };
+    l.run(root());
+}
+
+namespace {
+
+// Two waits; at the end 5 or an exception.
+task<int> two_steps(gate& first, gate& second, history& log, bool throws = false) {
+    leaving note(log, "inside");
+    bool cancelled = co_await ringlet::cancel_requested();
+    log.push_back(cancelled ? "cancelled before" : "begun");
+    co_await first.wait();
+    cancelled = co_await ringlet::cancel_requested();
+    log.push_back(cancelled ? "cancelled meanwhile" : "half");
+    co_await second.wait();
+    if (throws) throw oops("thrown under the shield");
+    co_return 5;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "a shielded task runs to its end; the cancel is delivered at the next suspension after it") {
+    loop l;
+    gate a, b, after;
+    history log;
+    auto work = [&]() -> task<> {
+        leaving note(log, "outside");
+        int v = co_await ringlet::shield(two_steps(a, b, log));
+        log.push_back("got " + std::to_string(v));
+        int ready = co_await give(6);
+        log.push_back("ready " + std::to_string(ready));
+        co_await after.wait();
+        log.push_back("not reached");
+    };
+    auto h = l.spawn(work());
+    l.drain();
+    drop(std::move(h));
+    l.drain();
+    CHECK(log == history{"begun"});
+    a.open();
+    l.drain();
+    CHECK(log == history{"begun", "cancelled meanwhile"});
+    b.open();
+    l.drain();
+    CHECK(
+        log == history{"begun", "cancelled meanwhile", "~inside", "got 5", "ready 6", "~outside"});
+}
+
+TEST_CASE("a job cancelled under its shield that then returns: the value is delivered") {
+    loop l;
+    gate a, b;
+    history log;
+    auto work = [&]() -> task<int> {
+        int v = co_await ringlet::shield(two_steps(a, b, log));
+        co_return v + 1;
+    };
+    auto h = l.spawn(work());
+    l.drain();
+    std::optional<int> result;
+    bool resolved = false;
+    auto canceller = [&]() -> task<> {
+        result = co_await std::move(h).cancel();
+        resolved = true;
+    };
+    auto c = l.spawn(canceller());
+    l.drain();
+    a.open();
+    l.drain();
+    CHECK_FALSE(resolved);
+    b.open();
+    l.drain();
+    CHECK(resolved);
+    CHECK(result == 6);
+}
+
+TEST_CASE("an exception from under the shield reaches the cancelled caller's handler") {
+    loop l;
+    gate a, b, after;
+    history log;
+    auto work = [&]() -> task<> {
+        leaving note(log, "outside");
+        try {
+            co_await ringlet::shield(two_steps(a, b, log, true));
+        } catch (const oops& e) { log.push_back(e.what()); }
+        co_await after.wait();
+        log.push_back("not reached");
+    };
+    auto h = l.spawn(work());
+    l.drain();
+    drop(std::move(h));
+    l.drain();
+    a.open();
+    l.drain();
+    b.open();
+    l.drain();
+    CHECK(log
+        == history{
+            "begun", "cancelled meanwhile", "~inside", "thrown under the shield", "~outside"});
+}
+
+TEST_CASE("nested shields: the outer one holds after the inner one has ended") {
+    loop l;
+    gate a, b, c, after;
+    history log;
+    auto middle = [&]() -> task<int> {
+        leaving note(log, "middle");
+        int v = co_await ringlet::shield(two_steps(a, b, log));
+        log.push_back("inner ended");
+        co_await c.wait();
+        log.push_back("still shielded");
+        co_return v;
+    };
+    auto work = [&]() -> task<> {
+        leaving note(log, "outside");
+        int v = co_await ringlet::shield(middle());
+        log.push_back("got " + std::to_string(v));
+        co_await after.wait();
+        log.push_back("not reached");
+    };
+    auto h = l.spawn(work());
+    l.drain();
+    drop(std::move(h));
+    l.drain();
+    for (gate* g : {&a, &b, &c}) {
+        CHECK(log.back() != "~outside");
+        g->open();
+        l.drain();
+    }
+    CHECK(log
+        == history{"begun", "cancelled meanwhile", "~inside", "inner ended", "still shielded",
+            "~middle", "got 5", "~outside"});
+}
+
+TEST_CASE("a job that was cancelled in this run can still shield its cleanup") {
+    loop l;
+    gate a, b, after;
+    history log;
+    join_handle<> me;
+    auto work = [&]() -> task<> {
+        leaving note(log, "outside");
+        drop(std::move(me));
+        int v = co_await ringlet::shield(two_steps(a, b, log));
+        log.push_back("got " + std::to_string(v));
+        co_await after.wait();
+        log.push_back("not reached");
+    };
+    me = l.spawn(work());
+    l.drain();
+    CHECK(log == history{"cancelled before"});
+    a.open();
+    l.drain();
+    b.open();
+    l.drain();
+    CHECK(
+        log == history{"cancelled before", "cancelled meanwhile", "~inside", "got 5", "~outside"});
+}
+
+TEST_CASE("dropping the runnable under a shield ends everything: nobody is left to run it") {
+    gate a, b;
+    history log;
+    std::deque<runnable> queue;
+    auto work = [&]() -> task<> {
+        leaving note(log, "outside");
+        int v = co_await ringlet::shield(two_steps(a, b, log));
+        log.push_back("got " + std::to_string(v));
+    };
+    auto [r, h] = ringlet::spawn(work(), [&](runnable x) { queue.push_back(std::move(x)); });
+    std::move(r).run();
+    a.open();
+    REQUIRE(queue.size() == 1);
+    queue.clear();
+    CHECK(log == history{"begun", "~inside", "~outside"});
+    CHECK(h.done());
+}
+
+// ---- wakers ------------------------------------------------------------------------------------
+
+TEST_CASE("an empty waker does nothing; wakes() tells jobs apart") {
+    waker empty;
+    empty.wake();
+    CHECK_FALSE(static_cast<bool>(empty));
+    loop l;
+    gate a, b;
+    auto work = [](gate& g) -> task<> { co_await g.wait(); };
+    auto h1 = l.spawn(work(a)), h2 = l.spawn(work(b));
+    l.drain();
+    waker copy = a.waiter;
+    CHECK(static_cast<bool>(copy));
+    CHECK(copy.wakes(a.waiter));
+    CHECK_FALSE(copy.wakes(b.waiter));
+    CHECK_FALSE(copy.wakes(empty));
+    waker moved = std::move(copy);
+    CHECK_FALSE(static_cast<bool>(copy));
+    copy.wake();
+    CHECK(l.schedules == 0);
+    moved.wake();
+    CHECK(l.schedules == 1);
+}
+
+TEST_CASE("a waker is for one suspension: once the job has moved on, an old one does nothing") {
+    loop l;
+    gate g;
+    int steps = 0;
+    auto work = [&]() -> task<> {
+        for (;; ++steps) co_await g.wait();
+    };
+    auto h = l.spawn(work());
+    l.drain();
+    waker old = g.waiter;
+    old.wake();
+    l.drain();
+    CHECK(steps == 1);
+    CHECK(l.schedules == 1);
+    old.wake();
+    CHECK(l.schedules == 1);
+    CHECK(l.drain() == 0);
+    CHECK(old.wakes(g.waiter));  // the same job all the same
+    g.open();
+    CHECK(l.schedules == 2);
+    old.wake();
+    l.drain();
+    CHECK(steps == 2);
+}
+
+TEST_CASE("an old waker that is woken in the middle of a run does nothing either") {
+    loop l;
+    gate g;
+    waker old;
+    int steps = 0;
+    auto work = [&]() -> task<> {
+        for (;; ++steps) {
+            old.wake();
+            co_await g.wait();
+        }
+    };
+    auto h = l.spawn(work());
+    l.drain();
+    for (int round = 1; round <= 3; ++round) {
+        old = g.waiter;
+        g.open();
+        CHECK(l.drain() == 1);
+        CHECK(steps == round);
+    }
+    CHECK(l.self_wakes == 0);
+}
+
+TEST_CASE(
+    "runnable::waker() is for the wait that its run ends in: woken before, during and after the run") {
+    std::deque<runnable> queue;
+    gate g;
+    waker w;
+    bool during = false;
+    int steps = 0;
+    auto work = [&]() -> task<> {
+        for (;; ++steps) {
+            if (during) w.wake();
+            co_await g.wait();
+        }
+    };
+    auto [r, h] = ringlet::spawn(work(), [&](runnable x) { queue.push_back(std::move(x)); });
+    w = r.waker();
+    w.wake();  // scheduled already
+    CHECK(queue.empty());
+    CHECK_FALSE(std::move(r).run());
+    w.wake();
+    REQUIRE(queue.size() == 1);
+    CHECK(steps == 0);
+    w = queue.front().waker();
+    during = true;
+    runnable again = std::move(queue.front());
+    queue.pop_front();
+    CHECK(std::move(again).run());
+    CHECK(steps == 1);
+    REQUIRE(queue.size() == 1);
+    during = false;
+    again = std::move(queue.front());
+    queue.pop_front();
+    CHECK_FALSE(std::move(again).run());
+    CHECK(steps == 2);
+    w.wake();
+    CHECK(queue.empty());
+}
+
+TEST_CASE("runnable::waker() cannot resume a job whose run ended in a wait of another kind") {
+    for (bool during : {false, true}) {
+        loop l;
+        gate g;
+        history log;
+        waker w;
+        std::deque<runnable> queue;
+        auto child = [&]() -> task<int> {
+            co_await g.wait();
+            co_return 5;
+        };
+        auto c = l.spawn(child());
+        l.drain();
+        auto parent = [&]() -> task<> {
+            if (during) w.wake();
+            int v = co_await std::move(c);
+            log.push_back("got " + std::to_string(v));
+        };
+        auto [r, h] = ringlet::spawn(parent(), [&](runnable x) { queue.push_back(std::move(x)); });
+        w = r.waker();
+        CHECK_FALSE(std::move(r).run());
+        w.wake();
+        CHECK(queue.empty());  // it waits for the child, and only for the child
+        CHECK(log.empty());
+        g.open();
+        l.drain();
+        REQUIRE(queue.size() == 1);
+        runnable again = std::move(queue.front());
+        queue.pop_front();
+        std::move(again).run();
+        CHECK(log == history{"got 5"});
+    }
+}
+
+TEST_CASE("a waker of a job that has ended keeps its memory, and nothing more") {
+    int frames = 0, functions = 0;
+    gate g;
+    auto work = [](gate& until, [[maybe_unused]] guard frame) -> task<> { co_await until.wait(); };
+    {
+        auto [r, h] = ringlet::spawn(
+            work(g, guard(frames)), [alive = guard(functions)](runnable) {});
+        std::move(r).run();
+        h.detach();
+        waker w = g.waiter;
+        g.open();  // S drops the runnable: the end
+        CHECK(frames == 1);
+        CHECK(functions == 0);
+        w.wake();
+    }
+    CHECK(functions == 1);
+}
+
+// ---- suspend -----------------------------------------------------------------------------------
+
+TEST_CASE("suspend calls its function once, when the job is suspended, and returns its result") {
+    loop l;
+    gate g;
+    int calls = 0;
+    auto work = [&]() -> task<> {
+        int n = co_await ringlet::suspend([&](waker w) {
+            ++calls;
+            g.waiter = std::move(w);
+            return 7;
+        });
+        CHECK(n == 7);
+        std::unique_ptr<int> p = co_await ringlet::suspend([&](waker w) {
+            ++calls;
+            g.waiter = std::move(w);
+            return std::make_unique<int>(8);
+        });
+        CHECK(*p == 8);
+    };
+    auto h = l.spawn(work());
+    l.drain();
+    CHECK(calls == 1);
+    g.open();
+    l.drain();
+    CHECK(calls == 2);
+    g.open();
+    l.drain();
+    CHECK(h.done());
+    CHECK(calls == 2);
+}
+
+TEST_CASE("suspend: the result of its function dies with a cancelled job") {
+    loop l;
+    gate g;
+    int results = 0;
+    auto work = [&]() -> task<> {
+        guard v = co_await ringlet::suspend([&](waker w) {
+            g.waiter = std::move(w);
+            return guard(results);
+        });
+    };
+    auto h = l.spawn(work());
+    l.drain();
+    CHECK(results == 0);
+    drop(std::move(h));
+    CHECK(results == 0);
+    l.drain();
+    CHECK(results == 1);
+}
+
+TEST_CASE("suspend: a wake at once is one more run, through the schedule function") {
+    loop l;
+    auto work = []() -> task<> {
+        for (int i = 0; i < 3; ++i) {
+            co_await ringlet::suspend([](waker w) {
+                w.wake();
+                w.wake();
+            });
+        }
+    };
+    auto h = l.spawn(work());
+    CHECK(l.drain() == 4);
+    CHECK(l.schedules == 3);
+    CHECK(l.self_wakes == 3);
+    CHECK(h.done());
+}
+
+TEST_CASE("suspend: a function that throws does not suspend, and its waker is void") {
+    loop l;
+    gate g;
+    history log;
+    waker kept;
+    auto work = [&]() -> task<> {
+        try {
+            co_await ringlet::suspend([&](waker w) {
+                kept = w;
+                w.wake();
+                throw oops("no wait");
+            });
+        } catch (const oops& e) { log.push_back(e.what()); }
+        co_await g.wait();
+        log.push_back("resumed");
+    };
+    auto h = l.spawn(work());
+    l.drain();
+    CHECK(log == history{"no wait"});
+    kept.wake();
+    l.drain();
+    CHECK(log == history{"no wait"});
+    g.open();
+    l.drain();
+    CHECK(log == history{"no wait", "resumed"});
+}
+
+TEST_CASE("suspend: whoever gets the waker may cancel the job from there") {
+    loop l;
+    history log;
+    join_handle<> me;
+    auto work = [&]() -> task<> {
+        leaving note(log, "work");
+        co_await ringlet::suspend([&](waker w) {
+            drop(std::move(me));
+            w.wake();
+        });
+        log.push_back("not reached");
+    };
+    me = l.spawn(work());
+    CHECK(l.drain() == 1);
+    CHECK(log == history{"~work"});
+}
+
+// ---- runnables and schedule functions ----------------------------------------------------------
+
+TEST_CASE("release and from: the runnable as a plain pointer") {
+    int frames = 0;
+    auto work = [](int& polled, [[maybe_unused]] guard frame) -> task<> {
+        ++polled;
+        co_return;
+    };
+    int polled = 0;
+    auto [r, h] = ringlet::spawn(work(polled, guard(frames)), [](runnable) {});
+    CHECK(static_cast<bool>(r));
+    void* p = std::move(r).release();
+    CHECK_FALSE(static_cast<bool>(r));
+    CHECK(frames == 0);
+    runnable back = runnable::from(p);
+    CHECK(static_cast<bool>(back));
+    CHECK(std::move(back).release() == p);
+    drop(runnable::from(p));  // dropped unrun: cancelled
+    CHECK(frames == 1);
+    CHECK(polled == 0);
+    CHECK(h.done());
+}
+
+TEST_CASE("assigning over a runnable cancels what it held") {
+    int frames = 0;
+    auto work = []([[maybe_unused]] guard frame) -> task<> { co_return; };
+    auto [r1, h1] = ringlet::spawn(work(guard(frames)), [](runnable) {});
+    auto [r2, h2] = ringlet::spawn(work(guard(frames)), [](runnable) {});
+    r1 = std::move(r2);
+    CHECK(frames == 1);
+    CHECK(h1.done());
+    CHECK_FALSE(h2.done());
+    std::move(r1).run();
+    CHECK(frames == 2);
+    CHECK(h2.done());
+}
+
+TEST_CASE("a schedule function may run the runnable on the spot") {
+    int schedules = 0, functions = 0, steps = 0;
+    gate g;
+    auto work = [&]() -> task<> {
+        co_await g.wait();
+        ++steps;
+        co_await ringlet::suspend(
+            [](waker w) { w.wake(); });  // while running: at the end of the run
+        ++steps;
+        co_await g.wait();
+        ++steps;
+    };
+    auto [r, h] = ringlet::spawn(work(), [&, alive = guard(functions)](runnable x) {
+        ++schedules;
+        std::move(x).run();
+        CHECK(functions == 0);  // even if that was the job's end, and nobody else keeps it
+    });
+    h.detach();
+    r.schedule();
+    CHECK(schedules == 1);
+    CHECK(steps == 0);
+    g.open();
+    CHECK(schedules == 3);
+    CHECK(steps == 2);
+    CHECK(functions == 0);
+    g.open();
+    CHECK(schedules == 4);
+    CHECK(steps == 3);
+    CHECK(functions == 1);
+}
+
+TEST_CASE("a schedule function that runs on the spot: the job that wakes goes on afterwards") {
+    gate g;
+    history log;
+    auto now = [](runnable x) { std::move(x).run(); };
+    auto sleeper = [&]() -> task<> {
+        co_await g.wait();
+        log.push_back("sleeper");
+    };
+    auto waking = [&]() -> task<> {
+        log.push_back("before");
+        g.open();
+        log.push_back("after");
+        bool cancelled = co_await ringlet::cancel_requested();
+        log.push_back(cancelled ? "cancelled" : "not cancelled");
+        co_await g.wait();
+        log.push_back("woken");
+    };
+    auto [r1, h1] = ringlet::spawn(sleeper(), now);
+    auto [r2, h2] = ringlet::spawn(waking(), now);
+    std::move(r1).run();
+    std::move(r2).run();
+    CHECK(log == history{"before", "sleeper", "after", "not cancelled"});
+    g.open();
+    CHECK(log.back() == "woken");
+    CHECK(h1.done());
+    CHECK(h2.done());
+}
+
+TEST_CASE("a schedule function may drop the runnable: the job is cancelled on the spot") {
+    history log;
+    gate g;
+    int functions = 0;
+    auto work = [&]() -> task<> {
+        leaving note(log, "work");
+        co_await g.wait();
+        log.push_back("not reached");
+    };
+    auto [r, h] = ringlet::spawn(work(), [alive = guard(functions)](runnable) {});
+    std::move(r).run();
+    g.open();
+    CHECK(log == history{"~work"});
+    CHECK(h.done());
+    drop(std::move(h));
+    CHECK(functions == 1);
+}
+
+TEST_CASE("a schedule function that drops the runnable of a job that woke itself") {
+    history log;
+    auto work = [&]() -> task<> {
+        leaving note(log, "work");
+        co_await ringlet::suspend([](waker w) { w.wake(); });
+        log.push_back("not reached");
+    };
+    auto [r, h] = ringlet::spawn(
+        work(), [&](runnable, schedule_info info) { CHECK(info.woken_while_running); });
+    h.detach();
+    CHECK(std::move(r).run());
+    CHECK(log == history{"~work"});
+}
+
+TEST_CASE("jobs may be nested: run() inside a run() restores the outer job") {
+    loop l;
+    history log;
+    join_handle<> outer;
+    auto inner = [&]() -> task<> {
+        log.push_back("inner");
+        co_return;
+    };
+    auto work = [&]() -> task<> {
+        auto [r, h] = ringlet::spawn(inner(), [](runnable) {});
+        std::move(r).run();
+        bool mine = co_await ringlet::cancel_requested();
+        log.push_back(mine ? "cancelled" : "not cancelled");
+        drop(std::move(outer));
+        mine = co_await ringlet::cancel_requested();
+        log.push_back(mine ? "cancelled" : "not cancelled");
+    };
+    outer = l.spawn(work());
+    l.drain();
+    CHECK(log == history{"inner", "not cancelled", "cancelled"});
+}
+
+TEST_CASE("a run that comes back with nothing waited for throws, and says what cures it") {
+    for (bool nested : {false, true}) {
+        history log;
+        auto stuck = [&]() -> task<> {
+            leaving note(log, "stuck");
+            co_await std::
+                suspend_always();  // as a coroutine that a compiler has got wrong comes back
+        };
+        auto caller = [&]() -> task<> {
+            leaving note(log, "caller");
+            co_await stuck();
+        };
+        auto [r, h] = ringlet::spawn(nested ? caller() : stuck(), [](runnable) {});
+        std::string what;
+        try {
+            std::move(r).run();
+        } catch (const std::logic_error& e) { what = e.what(); }
+        CHECK(what.find("task_test.cpp") != std::string::npos);  // where it was spawned
+        CHECK(what.find("co_await") != std::string::npos);
+        CHECK(log == (nested ? history{"~stuck", "~caller"} : history{"~stuck"}));
+        CHECK(h.done());
+    }
+}
+
+// ---- memory ------------------------------------------------------------------------------------
+
+namespace {
+
+// Counts, and stops giving after `limit` allocations.
+class counting_resource : public std::pmr::memory_resource {
+public:
+    int allocations = 0, live = 0, limit = 1'000'000;
+
+private:
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+        if (limit == 0) throw std::bad_alloc();
+        void* p = std::pmr::new_delete_resource()->allocate(bytes, alignment);
+        --limit, ++allocations, ++live;
+        return p;
+    }
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
+        --live;
+        std::pmr::new_delete_resource()->deallocate(p, bytes, alignment);
+    }
+    bool do_is_equal(const memory_resource& other) const noexcept override {
+        return this == &other;
+    }
+};
+
+class pool_from {  // for one test
+public:
+    explicit pool_from(std::pmr::memory_resource& upstream) { frame_pool::use(&upstream); }
+    pool_from(pool_from&&) = delete;
+    ~pool_from() { frame_pool::use(nullptr); }
+};
+
+[[gnu::noinline]] task<int> first_of(std::vector<int> numbers, [[maybe_unused]] guard argument) {
+    co_return numbers[0];
+}
+
+task<> sum_of_awaits(loop& l, int& sum) {
+    for (int i = 0; i < 10; ++i) {
+        int n = co_await give(i);
+        sum += n;
+        auto h = l.spawn(give(i));
+        n = co_await std::move(h);
+        sum += n;
+        co_await ringlet::suspend([](waker w) { w.wake(); });
+    }
+}
+
+}  // namespace
+
+TEST_CASE("frame_pool: frames and jobs come from the resource, and go back to it") {
+    counting_resource upstream;
+    {
+        pool_from here(upstream);
+        loop l;
+        int sum = 0;
+        l.run(sum_of_awaits(l, sum));
+        CHECK(sum == 90);
+        CHECK(upstream.allocations > 0);
+    }
+    CHECK(upstream.live == 0);
+    const int before = upstream.allocations;
+    loop l;
+    int sum = 0;
+    l.run(sum_of_awaits(l, sum));
+    CHECK(upstream.allocations == before);
+}
+
+TEST_CASE("frame_pool: in the steady state nothing is asked of the resource") {
+    counting_resource upstream;
+    pool_from here(upstream);
+    loop l;
+    int sum = 0;
+    l.run(sum_of_awaits(l, sum));
+    const int warm = upstream.allocations;
+    for (int i = 0; i < 1'000; ++i) l.run(sum_of_awaits(l, sum));
+    CHECK(sum == 90'090);
+    CHECK(upstream.allocations == warm);
+}
+
+TEST_CASE("frame_pool: a spawned job is one allocation beside its frames") {
+    counting_resource upstream;
+    pool_from here(upstream);
+    task<int> t = give(1);
+    CHECK(upstream.allocations == 1);
+    auto [r, h] = ringlet::spawn(std::move(t), [](runnable) {});
+    CHECK(upstream.allocations == 2);
+    std::move(r).run();
+    CHECK(upstream.allocations == 2);
+}
+
+TEST_CASE("frame_pool: the resource cannot be changed while frames or jobs are alive") {
+    counting_resource upstream;
+    {
+        task<int> t = give(1);
+        CHECK_THROWS_AS(frame_pool::use(&upstream), std::logic_error);
+        loop l;
+        auto root = [&]() -> task<> {
+            int one = co_await std::move(t);
+            CHECK(one == 1);
+        };
+        l.run(root());
+    }
+    {
+        waker last;
+        auto [r, h] = ringlet::spawn(give(1), [](runnable) {});
+        last = r.waker();
+        std::move(r).run();
+        h.detach();
+        CHECK_THROWS_AS(frame_pool::use(&upstream), std::logic_error);
+    }
+    CHECK(upstream.allocations == 0);
+    pool_from here(upstream);
+    drop(give(1));
+    CHECK(upstream.allocations == 1);
+}
+
+TEST_CASE(
+    "frame_pool: a static array is enough; when it is used up, the call throws and nothing is lost") {
+    alignas(std::max_align_t) static std::byte array[4096];
+    std::pmr::monotonic_buffer_resource arena(
+        array, sizeof array, std::pmr::null_memory_resource());
+    pool_from here(arena);
+    int arguments = 0;
+    auto work = [](guard g) -> task<int> {
+        guard mine = std::move(g);
+        co_return 1;
+    };
+    std::size_t fitted = 0;
+    for (int round = 1; round <= 3;
+         ++round) {  // the array is never reset: freed frames are used again
+        arguments = 0;
+        int created = 0;
+        std::vector<task<int>> tasks;
+        try {
+            for (;;) {
+                ++created;
+                tasks.push_back(work(guard(arguments)));
+            }
+        } catch (const std::bad_alloc&) {
+            CHECK(arguments == 1);  // of the call that threw
+        }
+        CHECK(tasks.size() > 4);
+        if (round > 1) CHECK(tasks.size() == fitted);
+        fitted = tasks.size();
+        tasks.clear();
+        CHECK(arguments == created);
+    }
+}
+
+TEST_CASE("frame_pool: bad_alloc leaves the call inside a coroutine, which can go on") {
+    counting_resource upstream;
+    pool_from here(upstream);
+    loop l;
+    int arguments = 0;
+    history log;
+    auto root = [&]() -> task<> {
+        upstream.limit = 0;
+        try {
+            int n = co_await first_of(std::vector<int>(10, 3), guard(arguments));
+            log.push_back(std::to_string(n));
+        } catch (const std::bad_alloc&) { log.push_back("bad_alloc"); }
+        CHECK(arguments == 1);
+        upstream.limit = 100;
+        int n = co_await first_of(std::vector<int>(10, 4), guard(arguments));
+        log.push_back(std::to_string(n));
+    };
+    l.run(root());
+    CHECK(arguments == 2);
+    CHECK(log == history{"bad_alloc", "4"});
+}
+
+TEST_CASE("frame_pool: a spawn that gets no memory throws, and destroys what it was given") {
+    counting_resource upstream;
+    pool_from here(upstream);
+    int frames = 0, functions = 0, polled = 0;
+    auto work = [](int& n, [[maybe_unused]] guard frame) -> task<> {
+        ++n;
+        co_return;
+    };
+    upstream.limit = 1;
+    task<> t = work(polled, guard(frames));
+    CHECK(upstream.limit == 0);
+    auto schedule = [alive = guard(functions)](runnable) {};
+    CHECK_THROWS_AS(ringlet::spawn(std::move(t), std::move(schedule)), std::bad_alloc);
+    drop(std::move(t));  // whether spawn took it or left it
+    drop(std::move(schedule));
+    CHECK(frames == 1);
+    CHECK(functions == 1);
+    CHECK(polled == 0);
+}
+
+TEST_CASE("frame_pool: one for each thread, which gives everything back when it ends") {
+    counting_resource upstream;
+    task<int> alive_here = give(1);
+    std::thread other([&] {
+        frame_pool::use(&upstream);
+        loop l;
+        int sum = 0;
+        l.run(sum_of_awaits(l, sum));
+        CHECK(sum == 90);
+    });
+    other.join();
+    CHECK(upstream.allocations > 0);
+    CHECK(upstream.live == 0);
+}
+
+TEST_CASE("frame_pool: frames of all sizes, aligned to 16") {
+    counting_resource upstream;
+    int misaligned = 0;
+    auto sized = [&]<std::size_t n>(std::integral_constant<std::size_t, n>) -> task<std::size_t> {
+        alignas(16) char buffer[n];
+        if (reinterpret_cast<std::uintptr_t>(buffer) % 16) ++misaligned;
+        std::fill_n(buffer, n, 'x');
+        co_await ringlet::suspend([](waker w) { w.wake(); });
+        co_return static_cast<std::size_t>(std::count(buffer, buffer + n, 'x'));
+    };
+    {
+        pool_from here(upstream);
+        loop l;
+        auto root = [&]() -> task<> {
+            for (int round = 0; round < 3; ++round) {
+                std::size_t n = co_await sized(std::integral_constant<std::size_t, 1>());
+                CHECK(n == 1);
+                n = co_await sized(std::integral_constant<std::size_t, 1'000>());
+                CHECK(n == 1'000);
+                n = co_await sized(std::integral_constant<std::size_t, 2'000>());
+                CHECK(n == 2'000);
+                n = co_await sized(std::integral_constant<std::size_t, 100'000>());
+                CHECK(n == 100'000);
+            }
+        };
+        l.run(root());
+    }
+    CHECK(misaligned == 0);
+    CHECK(upstream.live == 0);
+}

@@ -1,0 +1,210 @@
+// ringlet/timer.hpp: when. Deadlines, and a clock that tests can turn.
+//
+//     #include <ringlet/timer.hpp>
+//     using namespace std::chrono_literals;
+//     ringlet::task<> slowly() { co_await ringlet::sleep_for(20ms); }
+//
+// A kernel timer for each sleep costs ten to a hundred times as much as what is here: one heap in
+// user space, and its earliest deadline as the one timeout on the executor's sleep.
+//
+// A deadline's life:
+//
+//     (1) co_await sleep_for        (2) timers::park                  (3) timers::expire
+//     computed ---> in the heap ---> the earliest bounds the sleep ---> its job is runnable
+//                       |
+//                       +--- (4) the job is cancelled: unlinked, at once
+#pragma once
+
+#include "reactor.hpp"
+
+#include <chrono>
+
+namespace ringlet {
+
+// ---- 1. The heap --------------------------------------------------------------------------------
+
+namespace detail {
+
+// A deadline, and its place in a pairing heap (Fredman, Sedgewick, Sleator, Tarjan 1986): a tree
+// where no node is later than its children. Its links are in the awaiter that has the deadline, so
+// no timer allocates. An array of pointers would have to tell each node its new place at each move.
+class timer_node {
+public:
+    std::int64_t deadline;  // nanoseconds on the monotonic clock
+    std::uint64_t order = 0;  // equal deadlines: first set, first out
+    timer_node *child = nullptr, *next = nullptr, *back = nullptr;  // back: the sibling before, or the parent
+
+    explicit timer_node(std::int64_t at) : deadline(at) {}
+    virtual void expire() noexcept = 0;
+
+    bool before(const timer_node& o) const { return deadline != o.deadline ? deadline < o.deadline : order < o.order; }
+    // One heap of two; either may be empty.
+    static timer_node* meld(timer_node* a, timer_node* b) {
+        if (!a || !b) return a ? a : b;
+        if (b->before(*a)) std::swap(a, b);
+        b->next = a->child;
+        if (b->next) b->next->back = b;
+        b->back = a;
+        a->child = b;
+        return a;
+    }
+    // One heap of a list of siblings: in pairs from the left, then all from the right.
+    static timer_node* meld_all(timer_node* list) {
+        timer_node* pairs = nullptr;
+        while (timer_node* a = list) {
+            timer_node* const b = a->next;
+            list = b ? b->next : nullptr;
+            a->next = nullptr;
+            if (b) b->next = nullptr;
+            a = meld(a, b);
+            a->next = pairs;
+            pairs = a;
+        }
+        timer_node* all = nullptr;
+        while (timer_node* a = pairs) {
+            pairs = std::exchange(a->next, nullptr);
+            all = meld(all, a);
+        }
+        return all;
+    }
+
+protected:
+    ~timer_node() = default;
+};
+
+}  // namespace detail
+
+// ---- 2. The clock -------------------------------------------------------------------------------
+
+// While one exists, the timers of its thread run on a clock that stands still, and jumps to the
+// next deadline when nothing is runnable and the ring has nothing to give: ten minutes of retries
+// pass in microseconds, and always in the same way. It starts at the real time. One at a time.
+class virtual_time {
+public:
+    using time_point = std::chrono::steady_clock::time_point;
+    virtual_time() : time(real()) {
+        if (active) throw std::logic_error("ringlet: a virtual_time exists on this thread");
+        active = this;
+    }
+    virtual_time(virtual_time&&) = delete;
+    ~virtual_time() { active = nullptr; }
+
+    // The virtual time while there is one, else the real.
+    static time_point now() { return time_point(std::chrono::nanoseconds(nanoseconds())); }
+
+    static std::int64_t nanoseconds() { return active ? active->time : real(); }
+
+private:
+    friend class timers;
+    static std::int64_t real() {
+        return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+    }
+    std::int64_t time;
+    inline static constinit thread_local virtual_time* active = nullptr;
+};
+
+// The timers of an executor, in front of its reactor.
+class timers final : public parker {
+public:
+    static timers& here() {
+        executor& ex = detail::running_executor();
+        if (!ex.clock) ex.clock = std::make_unique<timers>(ex, reactor::here());
+        return static_cast<timers&>(*ex.clock);
+    }
+    timers(executor& e, reactor& r) : ex(e), io(r) {}
+
+    void add(detail::timer_node& t) {
+        t.order = ++count;
+        t.child = t.next = t.back = nullptr;
+        first = detail::timer_node::meld(first, &t);
+    }
+    void remove(detail::timer_node& t) {
+        detail::timer_node* const rest = detail::timer_node::meld_all(t.child);
+        if (&t == first) {
+            first = rest;
+            return;
+        }
+        (t.back->child == &t ? t.back->child : t.back->next) = t.next;
+        if (t.next) t.next->back = t.back;
+        first = detail::timer_node::meld(first, rest);
+    }
+
+    bool park(std::int64_t until) override {
+        const bool jumps = virtual_time::active && until != now;
+        const bool hope = io.park(jumps ? now : first ? std::min(until, first->deadline) : until);
+        expire();
+        if (!jumps || !ex.idle()) return hope;
+        if (!first) return io.park(until);
+        virtual_time::active->time = std::max(virtual_time::active->time, first->deadline);
+        expire();
+        return true;
+    }
+
+private:
+    void expire() {
+        if (!first) return;
+        const std::int64_t time = virtual_time::nanoseconds();
+        while (first && first->deadline <= time) {
+            detail::timer_node* const t = first;
+            remove(*t);
+            t->expire();
+        }
+    }
+
+    executor& ex;
+    reactor& io;
+    detail::timer_node* first = nullptr;
+    std::uint64_t count = 0;
+};
+
+// ---- 3. Sleeping --------------------------------------------------------------------------------
+
+namespace detail {
+
+class sleep final : wait, timer_node {
+public:
+    explicit sleep(std::int64_t at) : timer_node(at) {}
+    bool await_ready() const { return deadline <= virtual_time::nanoseconds() && job::current->spend(); }
+    template <class P> void await_suspend(std::coroutine_handle<P> h) {
+        owner = &awaiting_job<P>();
+        timers& t = timers::here();
+        if (deadline <= virtual_time::nanoseconds()) owner->yield(h);
+        else if (owner->suspend(h, *this) && deadline != parker::never) t.add(*this);
+    }
+    void await_resume() const noexcept {}
+
+private:
+    bool interrupt(job&) noexcept override {
+        if (deadline != parker::never) timers::here().remove(*this);
+        return true;
+    }
+    void describe(std::string& out) const override {
+        const auto left = std::max(deadline - virtual_time::nanoseconds(), parker::now);
+        out.append("sleep, ").append(std::to_string(left / 1000)).append(" us left");
+    }
+    void expire() noexcept override { owner->let_go(); }
+
+    job* owner = nullptr;
+};
+
+// `d` from now; what no clock can hold is never.
+template <class Rep, class Period> std::int64_t deadline_in(std::chrono::duration<Rep, Period> d) {
+    const std::int64_t now = virtual_time::nanoseconds();
+    const std::chrono::duration<long double, std::nano> left = d;
+    if (!(left.count() < static_cast<long double>(parker::never - now))) return parker::never;
+    return left.count() <= 0 ? now : now + std::chrono::ceil<std::chrono::nanoseconds>(d).count();
+}
+
+}  // namespace detail
+
+// Waits for at least `d` on the monotonic clock, counted from this call. Zero or less does not
+// block. A time too long to be counted is never over. Costs no system call of its own.
+template <class Rep, class Period> auto sleep_for(std::chrono::duration<Rep, Period> d) {
+    return detail::sleep(detail::deadline_in(d));
+}
+// Waits until the monotonic clock shows `t` or later.
+template <class Duration> auto sleep_until(std::chrono::time_point<std::chrono::steady_clock, Duration> t) {
+    return sleep_for(t - virtual_time::now());
+}
+
+}  // namespace ringlet
