@@ -31,18 +31,14 @@ namespace ringlet {
 
 // ---- 1. Where an executor sleeps ----------------------------------------------------------------
 
-class parker {
-public:
+struct parker : detail::pooled {
     static constexpr std::int64_t now = 0, never = INT64_MAX;
 
     // Ends the waits whose time has come, which makes their jobs runnable. Blocks until there is
     // one, but not past `until` on the monotonic clock, in nanoseconds. False: there is nothing to
-    // wait for, now or ever. Runs no user code.
+    // wait for, now or ever. Runs no code of a task.
     virtual bool park(std::int64_t until) = 0;
     virtual ~parker() = default;
-
-    static void* operator new(std::size_t n) { return frame_pool::allocate(n); }
-    static void operator delete(void* p, std::size_t n) noexcept { frame_pool::deallocate(p, n); }
 };
 
 // ---- 2. The executor ----------------------------------------------------------------------------
@@ -68,48 +64,30 @@ struct executor_hooks {
 
 namespace detail {
 
-// Jobs linked by job::next. The last link is written when the queue is taken, not at each push.
-class run_queue {
-public:
-    run_queue() = default;
-    run_queue(run_queue&&) = delete;
-    bool empty() const { return tail == &head; }
+// First in, first out, linked by job::next; the last job's is written when its turn comes.
+struct run_queue {
+    job *first, **end = &first;
+    bool empty() const { return end == &first; }
     void push(job& j) {
-        *tail = &j;
-        tail = &j.next;
+        *end = &j;
+        end = &j.next;
     }
-    // Appends all of `other`, which is empty then.
+    job* pop() {
+        job* const j = first;
+        if (end == &j->next) end = &first;
+        else first = j->next;
+        return j;
+    }
     void append(run_queue& other) {
         if (other.empty()) return;
-        *tail = other.head;
-        tail = std::exchange(other.tail, &other.head);
+        *end = other.first;
+        end = std::exchange(other.end, &other.first);
     }
-    // Hands out all jobs, linked, or nullptr; `last` is the link at their end. The queue is empty
-    // then.
-    job* take(job**& last) {
-        if (empty()) return nullptr;
-        *tail = nullptr;
-        last = std::exchange(tail, &head);
-        return head;
-    }
-    // Puts what is left of them back in front.
-    void put_back(job* first, job** last) {
-        if (!first) return;
-        *tail = nullptr;
-        *last = head;
-        if (empty()) tail = last;
-        head = first;
-    }
-
-private:
-    job* head;
-    job** tail = &head;
 };
 
-template <class A>
-concept awaitable = requires(A&& a) { std::forward<A>(a).await_ready(); } ||
-                    requires(A&& a) { std::forward<A>(a).operator co_await(); } ||
-                    requires(A&& a) { operator co_await(std::forward<A>(a)); };
+template <class A> concept awaitable = requires(A&& a) { std::forward<A>(a).await_ready(); }
+|| requires(A&& a) { std::forward<A>(a).operator co_await(); }
+|| requires(A&& a) { operator co_await(std::forward<A>(a)); };
 template <class A> using await_result = decltype(awaiter_of(std::declval<A>()).await_resume());
 
 // Any awaitable as a task.
@@ -138,15 +116,12 @@ public:
     ~executor();
 
     // The task runs at the next turn. Throws std::bad_alloc.
-    template <class T>
-    join_handle<T> spawn(task<T> work,
-                         std::source_location place = std::source_location::current()) {
-        return join_handle<T>(start(std::move(work), place));
+    template <class T> join_handle<T> spawn(task<T> work, source place = source::current()) {
+        return join_handle<T>(start(work, place));
     }
     // Runs until `root` has ended, and gives its value or rethrows its exception. The other tasks
     // stay, for the next call. Throws deadlock; and std::logic_error inside a running executor.
-    template <class T>
-    T run(task<T> root, std::source_location place = std::source_location::current());
+    template <class T> T run(task<T> root, source place = source::current());
     // Runs one job, if one is runnable or becomes so without blocking. For the loops of others.
     bool try_tick();
     // Has every task ended?
@@ -160,80 +135,47 @@ public:
     static executor* current() { return running; }
 
 private:
-    template <class T> struct own_job final : detail::job_of<T> {
+    struct enqueue {
         executor& ex;
-        own_job(task<T>& t, executor& e, std::source_location place)
-            : detail::job_of<T>(t, place, e.jobs), ex(e) {}
-        void destroy() noexcept override { delete this; }
-        void schedule(schedule_info info) noexcept override {
-            (info.woken_while_running ? ex.later : ex.ready).push(*this);
+        void operator()(detail::job& j, schedule_info info) const {
+            (info.woken_while_running ? ex.later : ex.ready).push(j);
         }
     };
-    // Marks this executor as the one that runs on this thread.
-    class inside {
-    public:
-        explicit inside(executor* ex) : outer(std::exchange(running, ex)) {}
-        inside(inside&&) = delete;
-        ~inside() { running = outer; }
-
-    private:
-        executor* outer;
-    };
-    // Ends the turn when the root has ended.
-    struct root_watch final : detail::wait {
-        executor& ex;
-        detail::job& root;
-        root_watch(executor& e, detail::job& r) : ex(e), root(r) { r.watcher = this; }
-        ~root_watch() { root.watcher = nullptr; }
-        bool interrupt(detail::job&) noexcept override { return true; }
-        void finished(detail::job&) noexcept override { ex.root_ended = true; }
-        void describe(std::string&) const override {}
-    };
-
-    // Inlined, with its caller's constant for T, it saves a tenth of a spawn.
+    // Inlined where T is known, it saves a tenth of a spawn.
     template <class T>
-    [[gnu::always_inline]] detail::job_of<T>& start(task<T> work, std::source_location place) {
-        auto& job = *new own_job<T>(work, *this, place);
+    [[gnu::always_inline]] detail::job_of<T>& start(task<T>& work, source place) {
+        auto& job = *new detail::scheduled_job<T, enqueue>(work, enqueue{*this}, place, jobs);
         ready.push(job);
-        if (hooks.on_spawn) [[unlikely]] tell(hooks.on_spawn, job);
+        if (hooks.on_spawn) [[unlikely]]
+            tell(hooks.on_spawn, job);
         return job;
     }
-
-    void turn(int limit) {
+    // Runs up to `limit` jobs, and none after the root has ended.
+    void turn(int limit, const detail::job* root = nullptr) {
         const bool hooked = hooks.before_run || hooks.after_run || hooks.on_finish;
-        hooked ? run_jobs<true>(limit) : run_jobs<false>(limit);
+        hooked ? run_jobs<true>(limit, root) : run_jobs<false>(limit, root);
     }
-    template <bool Hooked> void run_jobs(int limit) {
-        const detail::running_job after(nullptr);
-        detail::job* next = nullptr;
-        detail::job** last;
-        root_ended = false;
-        try {
-            for (; limit > 0; --limit) {
-                if (!next && !(next = ready.take(last))) break;
-                detail::job* const j = detail::job::current = std::exchange(next, next->next);
-                const bool again = Hooked ? run_hooked(*j) : j->run([&] { later.push(*j); });
-                if (!again && root_ended) break;
-            }
-        } catch (...) {
-            ready.put_back(next, last);
-            throw;
+    template <bool Hooked> void run_jobs(int limit, const detail::job* root) {
+        const detail::scoped restores(detail::job::current, detail::job::current);
+        for (; !ready.empty() && limit > 0; --limit) {
+            detail::job& j = *(detail::job::current = ready.pop());
+            const bool again = Hooked ? run_hooked(j) : j.run([&] { later.push(j); });
+            if (!again && root && root->is(detail::job::ended)) return;
         }
-        ready.put_back(next, last);
     }
     bool run_hooked(detail::job& j) {
         struct after {
             const executor& ex;
-            const waker keeps_it;
+            const waker job_stays;
             detail::job& j;
-            after(const executor& e, detail::job& k) : ex(e), keeps_it(k, 0), j(k) {}
+            after(executor& e, detail::job& k) : ex(e), job_stays(k, 0), j(k) {}
             ~after() {
                 ex.tell(ex.hooks.after_run, j);
                 if (j.is(detail::job::ended)) ex.tell(ex.hooks.on_finish, j);
             }
         };
-        tell(hooks.before_run, j);
         const after tells(*this, j);
+        tell(hooks.before_run, j);
         return j.run([&] { later.push(j); });
     }
     void tell(executor_hooks::hook hook, const detail::job& j) const {
@@ -250,49 +192,48 @@ private:
 
     detail::run_queue ready, later;  // later: those that were woken while they ran
     detail::ring jobs;
-    bool root_ended = false;
     unsigned ticks = 0;
     inline static constinit thread_local executor* running = nullptr;
 };
 
-template <class T> T executor::run(task<T> root, std::source_location place) {
+template <class T> T executor::run(task<T> root, source place) {
     if (running)
-        throw std::logic_error("ringlet: block_on or executor::run inside a running executor would "
-                               "block it; co_await the task, or spawn it");
-    const inside here(this);
-    auto& job = start(std::move(root), place);
+        throw std::logic_error("ringlet: block_on, or executor::run, in a running executor would "
+                               "block it: co_await the task, or spawn it");
+    const detail::scoped<executor*> here(running, this);
+    auto& job = start(root, place);
     const join_handle<T> handle(job);
-    const root_watch watch(*this, job);
-    for (turn(64); !handle.done(); turn(64)) {
+    while (turn(64, &job), !handle.done()) {
         if (look()) continue;
         std::string text = "ringlet: deadlock, nothing can wake the root task. Live tasks:\n";
         dump(text);
         throw deadlock(text);
     }
-    if (job.has(detail::job::lost)) throw task_cancelled();
-    return job.outcome.take();
+    return job.lost ? throw task_cancelled() : job.outcome.take();
 }
 
 inline bool executor::try_tick() {
-    if (running == this) throw std::logic_error("ringlet: try_tick inside the same executor");
-    const inside here(this);
+    if (running == this) throw std::logic_error("ringlet: try_tick in the executor that it ticks");
+    const detail::scoped<executor*> here(running, this);
     if (ready.empty() || ++ticks % 64 == 0) look(false);
-    if (ready.empty()) return false;
+    const bool any = !ready.empty();
     turn(1);
-    return true;
+    return any;
 }
 
 inline executor::~executor() {
-    const inside here(this);
+    const detail::scoped<executor*> here(running, this);
     while (!empty()) {
         for (detail::ring* r = jobs.after; r != &jobs; r = r->after)
             static_cast<detail::job*>(r)->cancel();
         try {
             while (!ready.empty()) turn(64);
-            if (look()) continue;
-        } catch (...) {  // nobody is left to take it
+            if (empty() || look()) continue;
+            auto& stuck = static_cast<detail::job&>(*jobs.after);
+            tell(hooks.on_finish, stuck);
+            stuck.abandon();
+        } catch (...) {  // of a task; nobody is left to take it
         }
-        if (idle() && !empty()) static_cast<detail::job*>(jobs.after)->abandon();
     }
 }
 
@@ -301,13 +242,9 @@ inline void executor::describe(const detail::ring& list, std::string& out, std::
         const auto& j = static_cast<const detail::job&>(*r);
         out.append(2 * depth, ' ').append("task spawned at ");
         detail::append_place(out, j.spawned);
-        if (j.is(detail::job::suspended)) {
-            out += " waits for ";
-            if (j.waiting) j.waiting->describe(out);
-            else out += "a waker";
-        } else {
-            out += j.is(detail::job::scheduled) ? " is runnable" : " runs";
-        }
+        if (j.waiting) j.waiting->describe(out += " waits for ");
+        else if (j.is(detail::job::suspended)) out += " waits for a waker";
+        else out += j.is(detail::job::scheduled) ? " is runnable" : " runs";
         out += " at ";
         detail::append_place(out, j.where);
         out += '\n';
@@ -332,13 +269,15 @@ inline std::source_location last_place() {
     return job::current ? job::current->where : std::source_location();
 }
 
-class yield_awaiter {
-public:
+struct yield_awaiter {
     bool await_ready() const noexcept { return false; }
     template <class P> void await_suspend(std::coroutine_handle<P> h) const {
         awaiting_job<P>().yield(h);
     }
     void await_resume() const noexcept {}
+};
+struct yielding {
+    yield_awaiter operator co_await() const { return {}; }
 };
 
 }  // namespace detail
@@ -346,8 +285,7 @@ public:
 // Runs the root task, and what it spawns, on an executor of its own until the root has ended; gives
 // the root's value or rethrows its exception. What is still alive then is cancelled. Throws
 // deadlock, and std::logic_error inside a running executor.
-template <detail::awaitable A>
-auto block_on(A root, std::source_location place = std::source_location::current()) {
+template <detail::awaitable A> decltype(auto) block_on(A root, source place = source::current()) {
     executor ex;
     return ex.run(detail::as_task(std::move(root)), place);
 }
@@ -355,23 +293,21 @@ auto block_on(A root, std::source_location place = std::source_location::current
 // Starts a task on the executor of the running one, at its next turn. Dropping the handle cancels
 // it; detach() lets it go on. Throws std::logic_error where no executor runs.
 template <class T>
-[[gnu::always_inline]] inline join_handle<T> spawn(
-    task<T> work, std::source_location place = std::source_location::current()) {
+[[gnu::always_inline]] inline join_handle<T> spawn(task<T> work, source place = source::current()) {
     return detail::running_executor().spawn(std::move(work), place);
 }
-template <detail::awaitable A>
-auto spawn(A work, std::source_location place = std::source_location::current()) {
+template <detail::awaitable A> auto spawn(A work, source place = source::current()) {
     return spawn(detail::as_task(std::move(work)), place);
 }
 // Spawns f(args...), a task, with copies of f and of args in its frame: the safe way to spawn a
 // lambda, whose captures would otherwise be gone at its first suspension.
 template <class F, class... A>
-    requires std::is_invocable_v<F&, A...>
+requires std::is_invocable_v<F&, A...>
 auto spawn(F f, A... args) {
     return spawn(detail::call(std::move(f), std::move(args)...), detail::last_place());
 }
 
 // Lets everything else that is runnable run first, and the executor look at I/O and timers.
-inline auto yield_now() { return detail::yield_awaiter(); }
+inline auto yield_now() { return detail::yielding(); }
 
 }  // namespace ringlet

@@ -60,7 +60,8 @@ public:
         if (fd >= 0) ::close(fd);
         fd = other;
     }
-    explicit operator bool() const noexcept { return fd >= 0; }
+    explicit operator bool() const& noexcept { return fd >= 0; }
+    explicit operator bool() && noexcept { return fd >= 0; }
     // Reads as a descriptor where one is wanted, but not from a temporary, which closes it.
     operator int() const& noexcept { return fd; }
     operator int() && = delete;
@@ -109,41 +110,42 @@ public:
             ::close(ring.ring_fd);
             return;
         }
-        if (in_flight) {
-            cancel(nullptr, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
-            while (in_flight) wait();
-        }
+        if (in_flight) cancel(nullptr, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+        for (; in_flight; reap()) enter(1, nullptr);
         io_uring_queue_exit(&ring);
     }
 
     // Makes room for a request, so that submit() cannot fail.
     void make_room() {
-        if (forked()) throw std::logic_error("ringlet: an executor's ring cannot be used after a fork");
-        while (io_uring_sq_space_left(&ring) < 2) enter(0, nullptr);
+        if (forked()) throw std::logic_error("ringlet: a ring cannot be used after fork()");
+        while (!io_uring_sq_space_left(&ring)) enter(0, nullptr);
     }
     // Writes a request: fill(io_uring_sqe*) sets all but its user_data. It goes to the kernel with
     // the next look.
     template <class Fill> void submit(completion& to, Fill& fill) {
         io_uring_sqe* const sqe = io_uring_get_sqe(&ring);
-        std::memset(static_cast<void*>(sqe), 0, sizeof *sqe);
+        *sqe = {};
         fill(sqe);
         io_uring_sqe_set_data(sqe, &to);
         ++in_flight;
     }
-    // Asks the kernel to give up a request. Its answer comes all the same, sooner.
-    void cancel(completion* which, unsigned flags = 0) noexcept {
-        while (io_uring_sq_space_left(&ring) < 1) enter(0, nullptr);
-        io_uring_sqe* const sqe = io_uring_get_sqe(&ring);
-        io_uring_prep_cancel(sqe, which, static_cast<int>(flags));
-        io_uring_sqe_set_data(sqe, nullptr);
-        if (ring.features & IORING_FEAT_CQE_SKIP) sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-    }
-    // Blocks until something has completed, whatever it is.
-    void wait() {
-        enter(1, nullptr);
-        reap();
-    }
     bool forked() const { return forks != born; }
+    // Asks the kernel to give up a request, whose completion comes all the same, only sooner. False
+    // in a forked child: the request is not its own, and nothing will come.
+    bool cancel(completion* which, int flags = 0) noexcept {
+        if (forked()) return false;
+        make_room();
+        io_uring_sqe* const sqe = io_uring_get_sqe(&ring);
+        io_uring_prep_cancel(sqe, which, flags);
+        io_uring_sqe_set_data(sqe, nullptr);
+        return true;
+    }
+    // For the destructor of a completion in flight: cancels it, and waits until the kernel has let
+    // go of it. Others that complete meanwhile are noted.
+    void drain(completion& c) noexcept {
+        draining = &c;
+        for (bool own = cancel(&c); own && draining; reap()) enter(1, nullptr);
+    }
 
     bool park(std::int64_t until) override {
         if (forked()) return false;
@@ -169,8 +171,7 @@ private:
     // memory is tried with half the entries.
     void set_up(options o) {
         constexpr unsigned all = IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG;
-        const unsigned ladder[] = {
-            IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | all,
+        const unsigned ladder[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | all,
             IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | all,
             IORING_SETUP_COOP_TASKRUN | all, IORING_SETUP_SUBMIT_ALL, 0u};
         std::size_t rung = 0;
@@ -190,21 +191,19 @@ private:
         }
     }
     static const char* refusal(int e) {
-        switch (e) {
-            case ENOSYS:
-                return "ringlet: io_uring_setup: this kernel, sandbox or container has no io_uring "
-                       "(Linux 5.15 or later is needed; podman and gVisor hide it)";
-            case EPERM:
-                return "ringlet: io_uring_setup: io_uring is forbidden here, by a seccomp profile "
-                       "(Docker's default; allow io_uring_setup, io_uring_enter and "
-                       "io_uring_register) or by the sysctl kernel.io_uring_disabled (set it to 0)";
-            case EACCES:
-                return "ringlet: io_uring_setup: a security module or sandbox forbids io_uring";
-            case ENOMEM:
-                return "ringlet: io_uring_setup: not enough memory, or the limit of locked memory "
-                       "is reached (see ulimit -l; raise RLIMIT_MEMLOCK)";
-            default: return "ringlet: io_uring_setup";
-        }
+        if (e == ENOSYS)
+            return "ringlet: io_uring_setup: no io_uring here; it needs Linux 5.15 or later, and a "
+                   "container that does not hide it (podman and gVisor do)";
+        if (e == EPERM)
+            return "ringlet: io_uring_setup: forbidden, by a seccomp profile (Docker has one; allow "
+                   "io_uring_setup, io_uring_enter, io_uring_register) or by the sysctl "
+                   "kernel.io_uring_disabled (set it to 0)";
+        if (e == EACCES)
+            return "ringlet: io_uring_setup: forbidden by a security module or sandbox";
+        if (e == ENOMEM)
+            return "ringlet: io_uring_setup: the limit of locked memory is reached; see `ulimit -l`, "
+                   "and raise RLIMIT_MEMLOCK";
+        return "ringlet: io_uring_setup";
     }
 
     unsigned unsubmitted() const { return ring.sq.sqe_tail - *ring.sq.khead; }
@@ -223,8 +222,8 @@ private:
         arg.ts = reinterpret_cast<std::uintptr_t>(limit);
         ring.sq.sqe_head = ring.sq.sqe_tail;
         io_uring_smp_store_release(ring.sq.ktail, ring.sq.sqe_tail);
-        const int r = io_uring_enter2(static_cast<unsigned>(ring.enter_ring_fd), unsubmitted(), least, flags,
-                                      reinterpret_cast<sigset_t*>(&arg), sizeof arg);
+        const int r = io_uring_enter2(static_cast<unsigned>(ring.enter_ring_fd), unsubmitted(),
+            least, flags, reinterpret_cast<sigset_t*>(&arg), sizeof arg);
         if (r == -EBUSY || r == -EAGAIN) return reap();  // the kernel wants completions taken first
         if (r < 0 && r != -EINTR && r != -ETIME)
             throw std::system_error(-r, std::system_category(), "ringlet: io_uring_enter");
@@ -236,8 +235,11 @@ private:
         for (const unsigned tail = io_uring_smp_load_acquire(ring.cq.ktail); head != tail; ++head) {
             const io_uring_cqe& cqe = ring.cq.cqes[head & *ring.cq.kring_mask];
             if (!cqe.user_data) continue;  // a cancel request's own
-            if (!(cqe.flags & IORING_CQE_F_MORE)) --in_flight;
-            static_cast<completion*>(io_uring_cqe_get_data(&cqe))->complete(cqe.res, cqe.flags);
+            auto* const to = static_cast<completion*>(io_uring_cqe_get_data(&cqe));
+            const bool last = !(cqe.flags & IORING_CQE_F_MORE);
+            if (last) --in_flight;
+            if (last && to == draining) draining = nullptr;
+            to->complete(cqe.res, cqe.flags);
         }
         io_uring_smp_store_release(ring.cq.khead, head);
     }
@@ -247,174 +249,147 @@ private:
     io_uring ring;
     bool registered = false;
     unsigned in_flight = 0;
+    completion* draining = nullptr;
 };
 
 // ---- 3. Operations ------------------------------------------------------------------------------
 
 namespace detail {
 
-// What the await of an operation gives: the kernel's number, or what it stands for.
-struct as_void {
-    static constexpr bool owns = false;
-    static void of(int) {}
-};
-struct as_int {
-    static constexpr bool owns = false;
-    static int of(int n) { return n; }
-};
-struct as_count {
-    static constexpr bool owns = false;
-    static std::size_t of(int n) { return static_cast<std::size_t>(n); }
-};
-struct as_descriptor {
-    static constexpr bool owns = true;
-    static unique_fd of(int n) { return unique_fd(n); }
-};
-
-// One template serves all operations: fill in the request, suspend, carry the result. `Throws`: an
-// error is a std::system_error that names the operation, else it is the result.
-template <class Fill, class As, bool Throws> class op final : wait, reactor::completion {
-public:
+// One template serves all operations: fill in the request, suspend, carry the result. The await
+// gives an R made of the kernel's number. `Throws`: an error is a std::system_error that names the
+// operation, else it is the number, -errno.
+template <class R, bool Throws, class Fill>
+struct op final : waits<op<R, Throws, Fill>>, reactor::completion {
     op(const char* operation, Fill f) : name(operation), fill(std::move(f)) {}
-    // If its task dies first, what the kernel has opened for it is closed.
+    op(op&& other) noexcept : name(other.name), fill(std::move(other.fill)) {}
     ~op() {
-        if (in && in->forked()) in = nullptr;
-        if (in) in->cancel(this);
-        while (in) in->wait();
-        if (As::owns && res >= 0) ::close(res);
+        this->owner = nullptr;
+        if (in) in->drain(*this);
+        if (std::is_same_v<R, unique_fd> && res >= 0) ::close(res);  // nobody is left to take it
     }
+    // The same operation, whose await gives the number and throws nothing.
+    auto result() && { return op<R, false, Fill>(name, std::move(fill)); }
 
-    // The same operation, whose await gives an int: the count or descriptor, or -errno.
-    auto result() && { return op<Fill, As, false>(name, std::move(fill)); }
-
-    bool await_ready() const noexcept { return false; }
-    template <class P> void await_suspend(std::coroutine_handle<P> h) {
-        owner = &awaiting_job<P>();
-        reactor& r = reactor::here();
-        r.make_room();
-        if (!owner->suspend(h, *this)) return;
-        in = &r;
-        r.submit(*this, fill);
+    bool await_ready() {
+        reactor::here().make_room();
+        return false;
+    }
+    void start() {
+        in = &reactor::here();
+        in->submit(*this, fill);
     }
     auto await_resume() {
         const int n = std::exchange(res, -1);
         if constexpr (!Throws) return n;
         else if (n < 0) throw std::system_error(-n, std::system_category(), name);
-        else return As::of(n);
+        else return static_cast<R>(n);
     }
 
 private:
-    bool interrupt(job&) noexcept override {
-        in->cancel(this);
-        return false;
-    }
+    bool interrupt(job&) noexcept override { return !in->cancel(this); }
     void describe(std::string& out) const override { out += name; }
-    void complete(int r, unsigned flags) noexcept override {
+    void complete(int n, unsigned flags) noexcept override {
         if (flags & IORING_CQE_F_MORE) return;
         in = nullptr;
-        res = r == -512 ? -EINTR : r;  // ERESTARTSYS, which the kernel should have kept to itself
-        if (res >= 0) owner->fulfil();
-        else owner->let_go();
+        res = n == -512 ? -EINTR : n;  // ERESTARTSYS, which the kernel should have kept to itself
+        if (this->owner) res >= 0 ? this->owner->fulfil() : this->owner->let_go();
     }
 
     const char* name;
     Fill fill;
-    job* owner = nullptr;
     reactor* in = nullptr;  // while in flight
     int res = -1;
 };
 
-template <class As, class Fill> auto make_op(const char* name, Fill fill) {
-    return op<Fill, As, true>(name, std::move(fill));
+template <class R, class Fill> auto make_op(const char* name, Fill fill) {
+    return op<R, true, Fill>(name, std::move(fill));
 }
-inline unsigned length(std::size_t n) {
-    return static_cast<unsigned>(std::min<std::size_t>(n, 0x7ffff000));  // the kernel's own limit
+inline unsigned length(std::span<const std::byte> s) {
+    return static_cast<unsigned>(
+        std::min<std::size_t>(s.size(), 0x7ffff000));  // the kernel's limit
 }
+inline auto position(std::int64_t offset) { return static_cast<std::uint64_t>(offset); }
 
-// A copy of a path, for the kernel to read when the request is submitted.
-class path_copy {
-public:
-    explicit path_copy(const char* path) : size(std::strlen(path) + 1), text(static_cast<char*>(frame_pool::allocate(size))) { std::memcpy(text, path, size); }
-    path_copy(path_copy&& other) noexcept : size(other.size), text(std::exchange(other.text, nullptr)) {}
-    ~path_copy() {
-        if (text) frame_pool::deallocate(text, size);
-    }
-    const char* get() const { return text; }
-
-private:
-    std::size_t size;
-    char* text;
+// A copy of a path, for the kernel to read when the request is submitted; as frames, from the pool.
+template <class T> struct pool_allocator {
+    using value_type = T;
+    T* allocate(std::size_t n) { return static_cast<T*>(frame_pool::allocate(n * sizeof(T))); }
+    void deallocate(T* p, std::size_t n) { frame_pool::deallocate(p, n * sizeof(T)); }
+    bool operator==(const pool_allocator&) const { return true; }
 };
+using path = std::basic_string<char, std::char_traits<char>, pool_allocator<char>>;
 
 }  // namespace detail
 
-// The operations. Awaiting one gives its value or throws std::system_error with its name; awaiting
+// The operations. Awaiting one gives its value, or throws std::system_error with its name; awaiting
 // its result(), as in `int r = co_await io::read(fd, buffer).result()`, gives the kernel's number
-// or -errno and throws nothing. Buffers and descriptors are borrowed: they must live until the
+// or -errno, and throws nothing. Buffers and descriptors are borrowed: they must live until the
 // await is over. Paths and addresses are copied.
 namespace io {
 
+using sqe = io_uring_sqe;
+
 // Does nothing, by way of the kernel.
 inline auto nop() {
-    return detail::make_op<detail::as_void>("nop", [](io_uring_sqe* s) { io_uring_prep_nop(s); });
+    return detail::make_op<void>("nop", [](sqe* s) { io_uring_prep_nop(s); });
 }
-// Reads at most into.size() bytes at `offset`, -1: at the file's position. 0 is the end.
+// Reads at most into.size() bytes at `offset`; -1: at the file's position. 0 is the end.
 inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
-    return detail::make_op<detail::as_count>("read", [=](io_uring_sqe* s) {
-        io_uring_prep_read(s, fd, into.data(), detail::length(into.size()), static_cast<std::uint64_t>(offset));
+    return detail::make_op<std::size_t>("read", [=](sqe* s) {
+        io_uring_prep_read(s, fd, into.data(), detail::length(into), detail::position(offset));
     });
 }
 // Writes, perhaps not all. To a file it goes by a kernel worker, about 5 us more than write(2). A
 // pipe without a reader raises SIGPIPE: ignore that signal.
 inline auto write(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
-    return detail::make_op<detail::as_count>("write", [=](io_uring_sqe* s) {
-        io_uring_prep_write(s, fd, from.data(), detail::length(from.size()), static_cast<std::uint64_t>(offset));
+    return detail::make_op<std::size_t>("write", [=](sqe* s) {
+        io_uring_prep_write(s, fd, from.data(), detail::length(from), detail::position(offset));
     });
 }
 // Opens a file, close-on-exec. With O_CREAT it goes by a kernel worker.
 inline auto open(const char* path, int flags, mode_t mode = 0) {
-    return detail::make_op<detail::as_descriptor>("open", [copy = detail::path_copy(path), flags, mode](io_uring_sqe* s) {
-        io_uring_prep_openat(s, AT_FDCWD, copy.get(), flags | O_CLOEXEC, mode);
+    return detail::make_op<unique_fd>("open", [path = detail::path(path), flags, mode](sqe* s) {
+        io_uring_prep_openat(s, AT_FDCWD, path.c_str(), flags | O_CLOEXEC, mode);
     });
 }
 inline auto close(int fd) {
-    return detail::make_op<detail::as_void>("close", [=](io_uring_sqe* s) { io_uring_prep_close(s, fd); });
+    return detail::make_op<void>("close", [=](sqe* s) { io_uring_prep_close(s, fd); });
 }
 inline auto close(unique_fd fd) {
-    return detail::make_op<detail::as_void>("close", [fd = std::move(fd)](io_uring_sqe* s) mutable { io_uring_prep_close(s, fd.release()); });
+    return detail::make_op<void>(
+        "close", [fd = std::move(fd)](sqe* s) mutable { io_uring_prep_close(s, fd.release()); });
 }
 inline auto socket(int domain, int type, int protocol = 0) {
-    return detail::make_op<detail::as_descriptor>("socket", [=](io_uring_sqe* s) {
-        io_uring_prep_socket(s, domain, type | SOCK_CLOEXEC, protocol, 0);
-    });
+    return detail::make_op<unique_fd>("socket",
+        [=](sqe* s) { io_uring_prep_socket(s, domain, type | SOCK_CLOEXEC, protocol, 0); });
 }
 inline auto connect(int fd, const sockaddr* address, socklen_t size) {
     sockaddr_storage copy;
     std::memcpy(&copy, address, std::min<std::size_t>(size, sizeof copy));
-    return detail::make_op<detail::as_void>("connect", [fd, copy, size](io_uring_sqe* s) {
+    return detail::make_op<void>("connect", [=](sqe* s) {
         io_uring_prep_connect(s, fd, reinterpret_cast<const sockaddr*>(&copy), size);
     });
 }
 // Takes a connection. `address` and `size`, if given, receive the peer's.
-inline auto accept(int fd, sockaddr* address = nullptr, socklen_t* size = nullptr, int flags = SOCK_CLOEXEC) {
-    return detail::make_op<detail::as_descriptor>("accept", [=](io_uring_sqe* s) {
-        io_uring_prep_accept(s, fd, address, size, flags);
-    });
+inline auto accept(
+    int fd, sockaddr* address = nullptr, socklen_t* size = nullptr, int flags = SOCK_CLOEXEC) {
+    return detail::make_op<unique_fd>(
+        "accept", [=](sqe* s) { io_uring_prep_accept(s, fd, address, size, flags); });
 }
 inline auto recv(int fd, std::span<std::byte> into, int flags = 0) {
-    return detail::make_op<detail::as_count>("recv", [=](io_uring_sqe* s) {
-        io_uring_prep_recv(s, fd, into.data(), detail::length(into.size()), flags);
-    });
+    return detail::make_op<std::size_t>("recv",
+        [=](sqe* s) { io_uring_prep_recv(s, fd, into.data(), detail::length(into), flags); });
 }
 // Sends, perhaps not all. A peer that is gone is EPIPE, not a signal.
 inline auto send(int fd, std::span<const std::byte> from, int flags = MSG_NOSIGNAL) {
-    return detail::make_op<detail::as_count>("send", [=](io_uring_sqe* s) {
-        io_uring_prep_send(s, fd, from.data(), detail::length(from.size()), flags);
-    });
+    return detail::make_op<std::size_t>("send",
+        [=](sqe* s) { io_uring_prep_send(s, fd, from.data(), detail::length(from), flags); });
 }
-// Any other: fill(io_uring_sqe*) prepares the request, the await gives the kernel's number.
+// Any other: fill(io_uring_sqe*) prepares the request, and must not throw; the await gives the
+// kernel's number.
 template <class Fill> auto op(Fill fill, const char* name = "io::op") {
-    return detail::make_op<detail::as_int>(name, std::move(fill));
+    return detail::make_op<int>(name, std::move(fill));
 }
 
 }  // namespace io

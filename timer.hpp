@@ -25,51 +25,34 @@ namespace ringlet {
 
 namespace detail {
 
-// A deadline, and its place in a pairing heap (Fredman, Sedgewick, Sleator, Tarjan 1986): a tree
-// where no node is later than its children. Its links are in the awaiter that has the deadline, so
-// no timer allocates. An array of pointers would have to tell each node its new place at each move.
-class timer_node {
-public:
-    std::int64_t deadline;  // nanoseconds on the monotonic clock
+// A deadline, and its place in a skew heap (Sleator and Tarjan 1986): a binary tree where no node is
+// later than those below, balanced by swapping the children that a meld passes. The links are in
+// the awaiter that has the deadline, so no timer allocates.
+struct timer_node {
+    std::int64_t deadline;    // nanoseconds on the monotonic clock
     std::uint64_t order = 0;  // equal deadlines: first set, first out
-    timer_node *child = nullptr, *next = nullptr, *back = nullptr;  // back: the sibling before, or the parent
+    timer_node *left = nullptr, *right = nullptr, *up = nullptr;
 
     explicit timer_node(std::int64_t at) : deadline(at) {}
     virtual void expire() noexcept = 0;
 
-    bool before(const timer_node& o) const { return deadline != o.deadline ? deadline < o.deadline : order < o.order; }
+    bool before(const timer_node& o) const {
+        return deadline != o.deadline ? deadline < o.deadline : order < o.order;
+    }
     // One heap of two; either may be empty.
     static timer_node* meld(timer_node* a, timer_node* b) {
-        if (!a || !b) return a ? a : b;
-        if (b->before(*a)) std::swap(a, b);
-        b->next = a->child;
-        if (b->next) b->next->back = b;
-        b->back = a;
-        a->child = b;
-        return a;
-    }
-    // One heap of a list of siblings: in pairs from the left, then all from the right.
-    static timer_node* meld_all(timer_node* list) {
-        timer_node* pairs = nullptr;
-        while (timer_node* a = list) {
-            timer_node* const b = a->next;
-            list = b ? b->next : nullptr;
-            a->next = nullptr;
-            if (b) b->next = nullptr;
-            a = meld(a, b);
-            a->next = pairs;
-            pairs = a;
+        timer_node *top = nullptr, *above = nullptr, **hole = &top;
+        while (a && b) {
+            if (b->before(*a)) std::swap(a, b);
+            *hole = a;
+            a->up = std::exchange(above, a);
+            std::swap(a->left, a->right);
+            a = *(hole = &a->left);
         }
-        timer_node* all = nullptr;
-        while (timer_node* a = pairs) {
-            pairs = std::exchange(a->next, nullptr);
-            all = meld(all, a);
-        }
-        return all;
+        *hole = a ? a : b;
+        if (*hole) (*hole)->up = above;
+        return top;
     }
-
-protected:
-    ~timer_node() = default;
 };
 
 }  // namespace detail
@@ -97,7 +80,8 @@ public:
 private:
     friend class timers;
     static std::int64_t real() {
-        return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+        return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch())
+            .count();
     }
     std::int64_t time;
     inline static constinit thread_local virtual_time* active = nullptr;
@@ -115,18 +99,12 @@ public:
 
     void add(detail::timer_node& t) {
         t.order = ++count;
-        t.child = t.next = t.back = nullptr;
         first = detail::timer_node::meld(first, &t);
     }
     void remove(detail::timer_node& t) {
-        detail::timer_node* const rest = detail::timer_node::meld_all(t.child);
-        if (&t == first) {
-            first = rest;
-            return;
-        }
-        (t.back->child == &t ? t.back->child : t.back->next) = t.next;
-        if (t.next) t.next->back = t.back;
-        first = detail::timer_node::meld(first, rest);
+        detail::timer_node* const rest = detail::timer_node::meld(t.left, t.right);
+        if (rest) rest->up = t.up;
+        (!t.up ? first : t.up->left == &t ? t.up->left : t.up->right) = rest;
     }
 
     bool park(std::int64_t until) override {
@@ -161,38 +139,35 @@ private:
 
 namespace detail {
 
-class sleep final : wait, timer_node {
-public:
+struct sleep final : waits<sleep>, timer_node {
     explicit sleep(std::int64_t at) : timer_node(at) {}
-    bool await_ready() const { return deadline <= virtual_time::nanoseconds() && job::current->spend(); }
-    template <class P> void await_suspend(std::coroutine_handle<P> h) {
-        owner = &awaiting_job<P>();
-        timers& t = timers::here();
-        if (deadline <= virtual_time::nanoseconds()) owner->yield(h);
-        else if (owner->suspend(h, *this) && deadline != parker::never) t.add(*this);
+    bool await_ready() {
+        heap = &timers::here();
+        return deadline <= virtual_time::nanoseconds() && job::current->spend();
+    }
+    void start() {
+        if (deadline != parker::never) heap->add(*this);
     }
     void await_resume() const noexcept {}
 
-private:
     bool interrupt(job&) noexcept override {
-        if (deadline != parker::never) timers::here().remove(*this);
+        if (deadline != parker::never) heap->remove(*this);
         return true;
     }
     void describe(std::string& out) const override {
-        const auto left = std::max(deadline - virtual_time::nanoseconds(), parker::now);
-        out.append("sleep, ").append(std::to_string(left / 1000)).append(" us left");
+        const auto left_over = std::max(deadline - virtual_time::nanoseconds(), parker::now);
+        out.append("sleep, ").append(std::to_string(left_over / 1000)).append(" us left");
     }
     void expire() noexcept override { owner->let_go(); }
 
-    job* owner = nullptr;
+    timers* heap = nullptr;
 };
 
-// `d` from now; what no clock can hold is never.
-template <class Rep, class Period> std::int64_t deadline_in(std::chrono::duration<Rep, Period> d) {
-    const std::int64_t now = virtual_time::nanoseconds();
-    const std::chrono::duration<long double, std::nano> left = d;
-    if (!(left.count() < static_cast<long double>(parker::never - now))) return parker::never;
-    return left.count() <= 0 ? now : now + std::chrono::ceil<std::chrono::nanoseconds>(d).count();
+// In nanoseconds, rounded up. Less than none is none; more than can be counted is never.
+template <class Rep, class Period> std::int64_t count_of(std::chrono::duration<Rep, Period> d) {
+    const std::chrono::duration<long double, std::nano> exact = d;
+    if (!(exact.count() < static_cast<long double>(parker::never))) return parker::never;
+    return exact.count() <= 0 ? 0 : std::chrono::ceil<std::chrono::nanoseconds>(d).count();
 }
 
 }  // namespace detail
@@ -200,11 +175,12 @@ template <class Rep, class Period> std::int64_t deadline_in(std::chrono::duratio
 // Waits for at least `d` on the monotonic clock, counted from this call. Zero or less does not
 // block. A time too long to be counted is never over. Costs no system call of its own.
 template <class Rep, class Period> auto sleep_for(std::chrono::duration<Rep, Period> d) {
-    return detail::sleep(detail::deadline_in(d));
+    const std::int64_t now = virtual_time::nanoseconds(), left = detail::count_of(d);
+    return detail::sleep(left < parker::never - now ? now + left : parker::never);
 }
 // Waits until the monotonic clock shows `t` or later.
-template <class Duration> auto sleep_until(std::chrono::time_point<std::chrono::steady_clock, Duration> t) {
-    return sleep_for(t - virtual_time::now());
+template <class D> auto sleep_until(std::chrono::time_point<std::chrono::steady_clock, D> t) {
+    return detail::sleep(detail::count_of(t.time_since_epoch()));
 }
 
 }  // namespace ringlet

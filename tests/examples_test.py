@@ -411,9 +411,10 @@ class Server:
     def connect(self):
         return socket.create_connection(self.address, DEADLINE)
 
-    def connections(self):
+    def connections(self, fds=None):
         """How many connections it holds: its sockets but for the listener."""
-        return sum(what.startswith("socket:") for what in fds_of(self.process.pid).values()) - 1
+        fds = fds or fds_of(self.process.pid)
+        return sum(what.startswith("socket:") for what in fds.values()) - 1
 
     def has_no_connections(self):
         until(lambda: self.connections() == 0, "the server has closed all connections")
@@ -589,6 +590,9 @@ def test_echo_ends_without_connections():
 
 def test_echo_out_of_descriptors():
     """At its limit it serves whom it has, does not spin, and takes the next as soon as one leaves."""
+    with open(program("echo"), "rb") as f:
+        if b"__ubsan_handle_dynamic_type_cache_miss" in f.read():
+            raise Skip("UBSan's check of dynamic types opens a pipe, and reports an error when it cannot")
     with Server(files=20) as server:
         waiting = {server.connect() for _ in range(30)}
         for s in waiting:
@@ -605,11 +609,12 @@ def test_echo_out_of_descriptors():
                 s.settimeout(DEADLINE)
                 waiting.remove(s)
                 served.add(s)
-            return len(fds_of(server.process.pid)) == server.files and server.connections() == len(served)
+            fds = fds_of(server.process.pid)
+            return served and len(fds) == server.files and server.connections(fds) == len(served)
 
         until(answers, "all descriptors are used, all connections that have one are served")
         check(0 < len(served) < 30, "%d connections served" % len(served))
-        before, begin, turns = cpu_seconds(server.process.pid), time.monotonic(), 0
+        before, begin = cpu_seconds(server.process.pid), time.monotonic()
         for s in served:
             round_trip(s, b"served")
         # This half second is what is measured: processor time while nothing can be done.
@@ -629,7 +634,6 @@ def test_echo_out_of_descriptors():
             for s in waiting:
                 s.setblocking(False)
             until(lambda: answers() or not waiting, "those who waited are served")
-            check(served, "nobody was served")
         for s in served:
             s.close()
         server.has_no_connections()

@@ -86,6 +86,11 @@ struct oops : std::runtime_error {
 // The smallest executor: a queue.
 class loop {
 public:
+    loop() = default;
+    loop(loop&&) = delete;
+    ~loop() {  // one by one, since a job that goes may schedule another
+        while (!queue_.empty()) pop();
+    }
     template <class T> join_handle<T> spawn(task<T> t) {
         auto [r, h] = ringlet::spawn(std::move(t), [this](runnable x, schedule_info info) {
             ++schedules;
@@ -97,9 +102,7 @@ public:
     }
     bool tick() {
         if (queue_.empty()) return false;
-        runnable r = std::move(queue_.front());
-        queue_.pop_front();
-        std::move(r).run();
+        pop().run();
         return true;
     }
     int drain() {
@@ -118,6 +121,11 @@ public:
     int schedules = 0, self_wakes = 0;
 
 private:
+    runnable pop() {
+        runnable r = std::move(queue_.front());
+        queue_.pop_front();
+        return r;
+    }
     static task<> note_end(task<> t, bool& ended) {
         co_await std::move(t);
         ended = true;
@@ -221,8 +229,8 @@ TEST_CASE("results: void, values, move-only values, references") {
 }
 
 TEST_CASE("locals go when the task ends, parameters when its frame goes") {
-    loop l;
     int locals = 0, parameters = 0;
+    loop l;
     auto work = [](int& n, [[maybe_unused]] guard parameter) -> task<> {
         guard local(n);
         co_return;
@@ -341,6 +349,10 @@ TEST_CASE("try_join and cancel: what they give for each kind of result") {
     auto refer = [](int& n) -> task<int&> { co_return n; };
     auto own = [](int n) -> task<std::unique_ptr<int>> { co_return std::make_unique<int>(n); };
     auto block = [&]() -> task<> { co_await never.wait(); };
+    auto block_ref = [&]() -> task<int&> {
+        co_await never.wait();
+        co_return number;
+    };
     auto block_int = [&]() -> task<int> {
         co_await never.wait();
         co_return 1;
@@ -351,9 +363,9 @@ TEST_CASE("try_join and cancel: what they give for each kind of result") {
         bool ended = co_await std::move(a).try_join();
         CHECK(ended);
         auto b = l.spawn(refer(number));
-        std::optional<std::reference_wrapper<int>> r = co_await std::move(b).try_join();
-        CHECK(r.has_value());
-        CHECK(&r->get() == &number);
+        int* r = co_await std::move(b).try_join();
+        CHECK(r != nullptr);
+        CHECK(r == &number);
         auto c = l.spawn(own(3));
         std::optional<std::unique_ptr<int>> p = co_await std::move(c).try_join();
         CHECK(p.has_value());
@@ -365,8 +377,8 @@ TEST_CASE("try_join and cancel: what they give for each kind of result") {
         CHECK(had_ended);
         auto e = l.spawn(refer(number));
         l.drain();
-        std::optional<std::reference_wrapper<int>> r2 = co_await std::move(e).cancel();
-        CHECK(r2.has_value());
+        int* r2 = co_await std::move(e).cancel();
+        CHECK(r2 != nullptr);
         auto f = l.spawn(own(4));
         l.drain();
         std::optional<std::unique_ptr<int>> p2 = co_await std::move(f).cancel();
@@ -377,6 +389,9 @@ TEST_CASE("try_join and cancel: what they give for each kind of result") {
         l.drain();
         bool g_ended = co_await std::move(g).cancel();
         CHECK_FALSE(g_ended);
+        auto i = l.spawn(block_ref());
+        int* none = co_await std::move(i).cancel();
+        CHECK(none == nullptr);
         auto h = l.spawn(block_int());
         std::optional<int> h_value = co_await std::move(h).cancel();  // it has not even begun
         CHECK_FALSE(h_value.has_value());
@@ -407,9 +422,9 @@ TEST_CASE("try_join gives nullopt for a cancelled job, and rethrows what the job
 }
 
 TEST_CASE("done, and detach of a job that has ended") {
+    int outputs = 0;
     loop l;
     gate g;
-    int outputs = 0;
     auto work = [](gate& until, int& count) -> task<guard> {
         co_await until.wait();
         co_return guard(count);
@@ -459,9 +474,9 @@ TEST_CASE("awaiting an empty handle throws std::logic_error") {
 }
 
 TEST_CASE("two jobs cannot await one handle; the first is not disturbed") {
+    history log;
     loop l;
     gate g;
-    history log;
     auto child = [&]() -> task<int> {
         co_await g.wait();
         co_return 5;
@@ -482,9 +497,9 @@ TEST_CASE("two jobs cannot await one handle; the first is not disturbed") {
 }
 
 TEST_CASE("moving a handle keeps the job; assigning over one cancels what it held") {
+    int frames = 0;
     loop l;
     gate a, b;
-    int frames = 0;
     auto work = [](gate& until, [[maybe_unused]] guard frame) -> task<int> {
         co_await until.wait();
         co_return 1;
@@ -522,9 +537,9 @@ task<int> level(int n, gate* wait_at_the_bottom, history& log) {
 
 TEST_CASE("an exception leaves through the awaits, innermost frame first") {
     for (bool suspends : {false, true}) {
+        history log;
         loop l;
         gate g;
-        history log;
         auto root = [&]() -> task<> {
             leaving note(log, "root");
             try {
@@ -603,8 +618,8 @@ task<int> dive(int n, gate* bottom, bool throws, int& frames) {
 }  // namespace
 
 TEST_CASE("awaiting is deep: up and down without a suspension") {
-    loop l;
     int frames = 0;
+    loop l;
     auto h = l.spawn(dive(depth, nullptr, false, frames));
     CHECK(l.drain() == 1);
     CHECK(frames == depth + 1);
@@ -617,9 +632,9 @@ TEST_CASE("awaiting is deep: up and down without a suspension") {
 
 TEST_CASE("awaiting is deep: suspended at the bottom, then returning or throwing all the way") {
     for (bool throws : {false, true}) {
+        int frames = 0;
         loop l;
         gate bottom;
-        int frames = 0;
         auto h = l.spawn(dive(depth, &bottom, throws, frames));
         l.drain();
         CHECK(frames == 0);
@@ -638,9 +653,9 @@ TEST_CASE("awaiting is deep: suspended at the bottom, then returning or throwing
 }
 
 TEST_CASE("awaiting is deep: cancelled at the bottom") {
+    int frames = 0;
     loop l;
     gate bottom;
-    int frames = 0;
     auto h = l.spawn(dive(depth, &bottom, false, frames));
     l.drain();
     drop(std::move(h));
@@ -708,9 +723,9 @@ TEST_CASE("a million awaits of what is ready already: handles, exceptions, cance
 // ---- cancelling --------------------------------------------------------------------------------
 
 TEST_CASE("a cancel destroys the frames innermost first, and runs no handler") {
+    history log;
     loop l;
     gate g;
-    history log;
     auto inner = [&]() -> task<> {
         leaving a(log, "inner a"), b(log, "inner b");
         try {
@@ -754,9 +769,9 @@ TEST_CASE("cancel() of a finished job gives its value") {
 }
 
 TEST_CASE("cancel() acts at once, and resolves when the frames are gone") {
+    history log;
     loop l;
     gate g;
-    history log;
     auto victim = [&]() -> task<int> {
         leaving note(log, "victim");
         co_await g.wait();
@@ -779,9 +794,9 @@ TEST_CASE("cancel() acts at once, and resolves when the frames are gone") {
 TEST_CASE(
     "a cancelled job that waits for another lets go at once; the child's handle decides about the child") {
     for (bool owns : {false, true}) {
+        history log;
         loop l;
         gate g;
-        history log;
         auto child = [&]() -> task<int> {
             leaving note(log, "child");
             co_await g.wait();
@@ -792,7 +807,8 @@ TEST_CASE(
             leaving note(log, "parent");
             join_handle<int> mine;
             if (owns) mine = std::move(elsewhere);
-            co_await (std::move(owns ? mine : elsewhere));
+            join_handle<int>& which = owns ? mine : elsewhere;
+            co_await std::move(which);
         };
         auto h = l.spawn(parent());
         l.drain();
@@ -815,9 +831,9 @@ TEST_CASE(
 
 TEST_CASE(
     "a child that has finished beats the cancel: its value is taken, up to the next suspension") {
+    history log;
     loop l;
     gate g, after;
-    history log;
     auto child = [&]() -> task<std::unique_ptr<int>> {
         co_await g.wait();
         co_return std::make_unique<int>(5);
@@ -840,11 +856,73 @@ TEST_CASE(
     CHECK(log == history{"got 5", "~parent"});
 }
 
-TEST_CASE("a plain wake is no result: the cancel wins, before and after") {
-    for (bool wake_first : {true, false}) {
+TEST_CASE(
+    "a job that was cancelled with a result at hand, and then returns: the value is delivered") {
+    loop l;
+    gate g;
+    auto child = [&]() -> task<int> {
+        co_await g.wait();
+        co_return 5;
+    };
+    auto c = l.spawn(child());
+    auto parent = [&]() -> task<int> {
+        int n = co_await std::move(c);
+        co_return n + 1;
+    };
+    auto h = l.spawn(parent());
+    l.drain();
+    g.open();
+    l.tick();
+    std::optional<int> result;
+    auto canceller = [&]() -> task<> { result = co_await std::move(h).cancel(); };
+    auto canceller_handle = l.spawn(canceller());
+    l.drain();
+    CHECK(result == 6);
+}
+
+TEST_CASE("a waiter that is destroyed with the value at hand leaves the handle as it was") {
+    for (bool owns : {false, true}) {
+        int outputs = 0;
+        history log;
         loop l;
         gate g;
+        auto child = [](gate& until, int& count) -> task<guard> {
+            co_await until.wait();
+            co_return guard(count);
+        };
+        auto h = l.spawn(child(g, outputs));
+        auto wait_for_it = [&]() -> task<> {
+            join_handle<guard> mine;
+            if (owns) mine = std::move(h);
+            join_handle<guard>& which = owns ? mine : h;
+            guard value = co_await std::move(which);
+            log.push_back("got it");
+        };
+        std::deque<runnable> queue;
+        auto [r, first] = ringlet::spawn(
+            wait_for_it(), [&](runnable x) { queue.push_back(std::move(x)); });
+        std::move(r).run();
+        l.drain();
+        g.open();
+        l.drain();
+        REQUIRE(queue.size() == 1);
+        CHECK(outputs == 0);
+        queue.clear();
+        CHECK(first.done());
+        CHECK(outputs == (owns ? 1 : 0));
+        CHECK(log.empty());
+        if (owns) continue;
+        l.run(wait_for_it());
+        CHECK(log == history{"got it"});
+        CHECK(outputs == 1);
+    }
+}
+
+TEST_CASE("a plain wake is no result: the cancel wins, before and after") {
+    for (bool wake_first : {true, false}) {
         history log;
+        loop l;
+        gate g;
         auto work = [&]() -> task<> {
             leaving note(log, "work");
             co_await g.wait();
@@ -862,9 +940,9 @@ TEST_CASE("a plain wake is no result: the cancel wins, before and after") {
 }
 
 TEST_CASE("a job that cancels itself ends at its next suspension, not before") {
+    history log;
     loop l;
     gate g;
-    history log;
     join_handle<> me;
     auto work = [&]() -> task<> {
         leaving note(log, "work");
@@ -881,9 +959,9 @@ TEST_CASE("a job that cancels itself ends at its next suspension, not before") {
 }
 
 TEST_CASE("cancelling twice is cancelling once; nobody has to await it") {
+    history log;
     loop l;
     gate g;
-    history log;
     auto work = [&]() -> task<int> {
         leaving note(log, "work");
         co_await g.wait();
@@ -892,7 +970,7 @@ TEST_CASE("cancelling twice is cancelling once; nobody has to await it") {
     auto h = l.spawn(work());
     l.drain();
     {
-        auto cancelled = std::move(h).cancel();
+        [[maybe_unused]] auto cancelled = std::move(h).cancel();
         CHECK(l.schedules == 1);
     }
     CHECK(l.schedules == 1);
@@ -902,9 +980,9 @@ TEST_CASE("cancelling twice is cancelling once; nobody has to await it") {
 }
 
 TEST_CASE("whoever awaits a cancel may be cancelled too") {
+    history log;
     loop l;
     gate g;
-    history log;
     auto stubborn = [&]() -> task<int> {
         leaving note(log, "inside");
         co_await g.wait();
@@ -937,8 +1015,8 @@ TEST_CASE(
     "a detached job that nobody can wake any more is cancelled: wherever its last waker goes") {
     for (bool shielded : {false, true}) {
         for (bool in_the_run : {false, true}) {
-            loop l;
             history log;
+            loop l;
             waker last;
             auto work = [&]() -> task<> {
                 leaving note(log, "work");
@@ -967,14 +1045,14 @@ TEST_CASE(
 }
 
 TEST_CASE("cancel_requested: a long computation can end early; its value is dropped") {
-    loop l;
     int outputs = 0;
-    join_handle<guard> me;
     std::vector<bool> answers;
+    loop l;
+    join_handle<guard> me;
     auto work = [&]() -> task<guard> {
         bool before = co_await ringlet::cancel_requested();
         answers.push_back(before);
-        auto cancelled = std::move(me).cancel();
+        [[maybe_unused]] auto cancelled = std::move(me).cancel();
         bool after = co_await ringlet::cancel_requested();
         answers.push_back(after);
         co_return guard(outputs);
@@ -988,8 +1066,8 @@ TEST_CASE("cancel_requested: a long computation can end early; its value is drop
 // ---- shield ------------------------------------------------------------------------------------
 
 TEST_CASE("shield passes values, references and exceptions on") {
-    loop l;
     int number = 1;
+    loop l;
     auto refer = [](int& n) -> task<int&> { co_return n; };
     auto nothing = []() -> task<> { co_return; };
     auto root = [&]() -> task<> {
@@ -1028,9 +1106,9 @@ task<int> two_steps(gate& first, gate& second, history& log, bool throws = false
 
 TEST_CASE(
     "a shielded task runs to its end; the cancel is delivered at the next suspension after it") {
+    history log;
     loop l;
     gate a, b, after;
-    history log;
     auto work = [&]() -> task<> {
         leaving note(log, "outside");
         int v = co_await ringlet::shield(two_steps(a, b, log));
@@ -1055,9 +1133,9 @@ TEST_CASE(
 }
 
 TEST_CASE("a job cancelled under its shield that then returns: the value is delivered") {
+    history log;
     loop l;
     gate a, b;
-    history log;
     auto work = [&]() -> task<int> {
         int v = co_await ringlet::shield(two_steps(a, b, log));
         co_return v + 1;
@@ -1081,10 +1159,56 @@ TEST_CASE("a job cancelled under its shield that then returns: the value is deli
     CHECK(result == 6);
 }
 
+TEST_CASE(
+    "after its shield or its result, a cancelled job whose handle is held ends all the same") {
+    for (bool shielded : {true, false}) {
+        history log;
+        loop l;
+        gate g, after;
+        auto child = [&]() -> task<int> {
+            co_await g.wait();
+            co_return 5;
+        };
+        auto c = l.spawn(child());
+        auto work = [&]() -> task<int> {
+            leaving note(log, "work");
+            int n = 0;
+            if (shielded) {
+                int v = co_await ringlet::shield(child());
+                n += v;
+            } else {
+                int v = co_await std::move(c);
+                n += v;
+            }
+            log.push_back("got " + std::to_string(n));
+            co_await after.wait();
+            log.push_back("not reached");
+            co_return n;
+        };
+        if (shielded) drop(std::move(c));
+        auto h = l.spawn(work());
+        l.drain();
+        if (!shielded) {
+            g.open();
+            l.tick();  // the child ends, the job is scheduled with the result
+        }
+        auto cancelled = std::move(h).cancel();
+        auto canceller = [&]() -> task<> {
+            std::optional<int> v = co_await std::move(cancelled);
+            log.push_back(v ? "delivered" : "nothing");
+        };
+        auto waiting = l.spawn(canceller());
+        l.drain();
+        g.open();
+        l.drain();
+        CHECK(log == history{"got 5", "~work", "nothing"});
+    }
+}
+
 TEST_CASE("an exception from under the shield reaches the cancelled caller's handler") {
+    history log;
     loop l;
     gate a, b, after;
-    history log;
     auto work = [&]() -> task<> {
         leaving note(log, "outside");
         try {
@@ -1107,9 +1231,9 @@ TEST_CASE("an exception from under the shield reaches the cancelled caller's han
 }
 
 TEST_CASE("nested shields: the outer one holds after the inner one has ended") {
+    history log;
     loop l;
     gate a, b, c, after;
-    history log;
     auto middle = [&]() -> task<int> {
         leaving note(log, "middle");
         int v = co_await ringlet::shield(two_steps(a, b, log));
@@ -1140,9 +1264,9 @@ TEST_CASE("nested shields: the outer one holds after the inner one has ended") {
 }
 
 TEST_CASE("a job that was cancelled in this run can still shield its cleanup") {
+    history log;
     loop l;
     gate a, b, after;
-    history log;
     join_handle<> me;
     auto work = [&]() -> task<> {
         leaving note(log, "outside");
@@ -1206,9 +1330,9 @@ TEST_CASE("an empty waker does nothing; wakes() tells jobs apart") {
 }
 
 TEST_CASE("a waker is for one suspension: once the job has moved on, an old one does nothing") {
+    int steps = 0;
     loop l;
     gate g;
-    int steps = 0;
     auto work = [&]() -> task<> {
         for (;; ++steps) co_await g.wait();
     };
@@ -1231,10 +1355,10 @@ TEST_CASE("a waker is for one suspension: once the job has moved on, an old one 
 }
 
 TEST_CASE("an old waker that is woken in the middle of a run does nothing either") {
+    int steps = 0;
     loop l;
     gate g;
     waker old;
-    int steps = 0;
     auto work = [&]() -> task<> {
         for (;; ++steps) {
             old.wake();
@@ -1291,9 +1415,9 @@ TEST_CASE(
 
 TEST_CASE("runnable::waker() cannot resume a job whose run ended in a wait of another kind") {
     for (bool during : {false, true}) {
+        history log;
         loop l;
         gate g;
-        history log;
         waker w;
         std::deque<runnable> queue;
         auto child = [&]() -> task<int> {
@@ -1344,9 +1468,9 @@ TEST_CASE("a waker of a job that has ended keeps its memory, and nothing more") 
 // ---- suspend -----------------------------------------------------------------------------------
 
 TEST_CASE("suspend calls its function once, when the job is suspended, and returns its result") {
+    int calls = 0;
     loop l;
     gate g;
-    int calls = 0;
     auto work = [&]() -> task<> {
         int n = co_await ringlet::suspend([&](waker w) {
             ++calls;
@@ -1373,10 +1497,23 @@ TEST_CASE("suspend calls its function once, when the job is suspended, and retur
     CHECK(calls == 2);
 }
 
+TEST_CASE("suspend: its function may return a reference") {
+    int number = 7;
+    loop l;
+    auto work = [&]() -> task<> {
+        int& r = co_await ringlet::suspend([&](waker w) -> int& {
+            w.wake();
+            return number;
+        });
+        CHECK(&r == &number);
+    };
+    l.run(work());
+}
+
 TEST_CASE("suspend: the result of its function dies with a cancelled job") {
+    int results = 0;
     loop l;
     gate g;
-    int results = 0;
     auto work = [&]() -> task<> {
         guard v = co_await ringlet::suspend([&](waker w) {
             g.waiter = std::move(w);
@@ -1410,9 +1547,9 @@ TEST_CASE("suspend: a wake at once is one more run, through the schedule functio
 }
 
 TEST_CASE("suspend: a function that throws does not suspend, and its waker is void") {
+    history log;
     loop l;
     gate g;
-    history log;
     waker kept;
     auto work = [&]() -> task<> {
         try {
@@ -1437,8 +1574,8 @@ TEST_CASE("suspend: a function that throws does not suspend, and its waker is vo
 }
 
 TEST_CASE("suspend: whoever gets the waker may cancel the job from there") {
-    loop l;
     history log;
+    loop l;
     join_handle<> me;
     auto work = [&]() -> task<> {
         leaving note(log, "work");
@@ -1582,8 +1719,8 @@ TEST_CASE("a schedule function that drops the runnable of a job that woke itself
 }
 
 TEST_CASE("jobs may be nested: run() inside a run() restores the outer job") {
-    loop l;
     history log;
+    loop l;
     join_handle<> outer;
     auto inner = [&]() -> task<> {
         log.push_back("inner");
@@ -1680,16 +1817,16 @@ TEST_CASE("frame_pool: frames and jobs come from the resource, and go back to it
     counting_resource upstream;
     {
         pool_from here(upstream);
-        loop l;
         int sum = 0;
+        loop l;
         l.run(sum_of_awaits(l, sum));
         CHECK(sum == 90);
         CHECK(upstream.allocations > 0);
     }
     CHECK(upstream.live == 0);
     const int before = upstream.allocations;
-    loop l;
     int sum = 0;
+    loop l;
     l.run(sum_of_awaits(l, sum));
     CHECK(upstream.allocations == before);
 }
@@ -1697,8 +1834,8 @@ TEST_CASE("frame_pool: frames and jobs come from the resource, and go back to it
 TEST_CASE("frame_pool: in the steady state nothing is asked of the resource") {
     counting_resource upstream;
     pool_from here(upstream);
-    loop l;
     int sum = 0;
+    loop l;
     l.run(sum_of_awaits(l, sum));
     const int warm = upstream.allocations;
     for (int i = 0; i < 1'000; ++i) l.run(sum_of_awaits(l, sum));
@@ -1779,9 +1916,9 @@ TEST_CASE(
 TEST_CASE("frame_pool: bad_alloc leaves the call inside a coroutine, which can go on") {
     counting_resource upstream;
     pool_from here(upstream);
-    loop l;
     int arguments = 0;
     history log;
+    loop l;
     auto root = [&]() -> task<> {
         upstream.limit = 0;
         try {
@@ -1823,8 +1960,8 @@ TEST_CASE("frame_pool: one for each thread, which gives everything back when it 
     task<int> alive_here = give(1);
     std::thread other([&] {
         frame_pool::use(&upstream);
-        loop l;
         int sum = 0;
+        loop l;
         l.run(sum_of_awaits(l, sum));
         CHECK(sum == 90);
     });
