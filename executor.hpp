@@ -52,7 +52,7 @@ struct deadlock : std::runtime_error {
 // A job as the hooks see it. `id` is its own as long as it lives.
 struct job_info {
     const void* id;
-    std::source_location spawned, where;  // the place of the spawn, and of the last co_await
+    source spawned, where;  // the place of the spawn, and of the last co_await
     explicit job_info(const detail::job& j) : id(&j), spawned(j.spawned), where(j.where) {}
 };
 // For tracers, counters and stall warnings: each is called with `context`, and must not throw.
@@ -146,8 +146,7 @@ private:
     [[gnu::always_inline]] detail::job_of<T>& start(task<T>& work, source place) {
         auto& job = *new detail::scheduled_job<T, enqueue>(work, enqueue{*this}, place, jobs);
         ready.push(job);
-        if (hooks.on_spawn) [[unlikely]]
-            tell(hooks.on_spawn, job);
+        if (hooks.on_spawn) tell(hooks.on_spawn, job);
         return job;
     }
     // Runs up to `limit` jobs, and none after the root has ended.
@@ -157,10 +156,11 @@ private:
     }
     template <bool Hooked> void run_jobs(int limit, const detail::job* root) {
         const detail::scoped restores(detail::job::current, detail::job::current);
-        for (; !ready.empty() && limit > 0; --limit) {
+        while (!ready.empty()) {
             detail::job& j = *(detail::job::current = ready.pop());
             const bool again = Hooked ? run_hooked(j) : j.run([&] { later.push(j); });
             if (!again && root && root->is(detail::job::ended)) return;
+            if (--limit == 0) return;
         }
     }
     bool run_hooked(detail::job& j) {
@@ -265,9 +265,7 @@ inline executor& running_executor() {
 }
 
 // The place of the running task's last co_await: a pack of arguments leaves no room for a default.
-inline std::source_location last_place() {
-    return job::current ? job::current->where : std::source_location();
-}
+inline source last_place() { return job::current ? job::current->where : source(); }
 
 struct yield_awaiter {
     bool await_ready() const noexcept { return false; }

@@ -111,7 +111,7 @@ public:
             return;
         }
         if (in_flight) cancel(nullptr, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
-        for (; in_flight; reap()) enter(1, nullptr);
+        while (in_flight) wait();
         io_uring_queue_exit(&ring);
     }
 
@@ -140,11 +140,10 @@ public:
         io_uring_sqe_set_data(sqe, nullptr);
         return true;
     }
-    // For the destructor of a completion in flight: cancels it, and waits until the kernel has let
-    // go of it. Others that complete meanwhile are noted.
-    void drain(completion& c) noexcept {
-        draining = &c;
-        for (bool own = cancel(&c); own && draining; reap()) enter(1, nullptr);
+    // Blocks until something has completed. For the destructor of a completion in flight.
+    void wait() {
+        enter(1, nullptr);
+        reap();
     }
 
     bool park(std::int64_t until) override {
@@ -236,9 +235,7 @@ private:
             const io_uring_cqe& cqe = ring.cq.cqes[head & *ring.cq.kring_mask];
             if (!cqe.user_data) continue;  // a cancel request's own
             auto* const to = static_cast<completion*>(io_uring_cqe_get_data(&cqe));
-            const bool last = !(cqe.flags & IORING_CQE_F_MORE);
-            if (last) --in_flight;
-            if (last && to == draining) draining = nullptr;
+            if (!(cqe.flags & IORING_CQE_F_MORE)) --in_flight;
             to->complete(cqe.res, cqe.flags);
         }
         io_uring_smp_store_release(ring.cq.khead, head);
@@ -249,7 +246,6 @@ private:
     io_uring ring;
     bool registered = false;
     unsigned in_flight = 0;
-    completion* draining = nullptr;
 };
 
 // ---- 3. Operations ------------------------------------------------------------------------------
@@ -264,8 +260,9 @@ struct op final : waits<op<R, Throws, Fill>>, reactor::completion {
     op(const char* operation, Fill f) : name(operation), fill(std::move(f)) {}
     op(op&& other) noexcept : name(other.name), fill(std::move(other.fill)) {}
     ~op() {
-        this->owner = nullptr;
-        if (in) in->drain(*this);
+        this->owner = nullptr;  // which is ending
+        if (in && in->cancel(this))
+            while (in) in->wait();
         if (std::is_same_v<R, unique_fd> && res >= 0) ::close(res);  // nobody is left to take it
     }
     // The same operation, whose await gives the number and throws nothing.
@@ -276,8 +273,8 @@ struct op final : waits<op<R, Throws, Fill>>, reactor::completion {
         return false;
     }
     void start() {
+        reactor::here().submit(*this, fill);
         in = &reactor::here();
-        in->submit(*this, fill);
     }
     auto await_resume() {
         const int n = std::exchange(res, -1);

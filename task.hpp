@@ -54,9 +54,6 @@
 namespace ringlet {
 
 using source = std::source_location;
-namespace detail {
-template <class T> struct job_of;
-}
 
 // ---- 1. Memory ----------------------------------------------------------------------------------
 //
@@ -84,19 +81,16 @@ public:
     static void* allocate(std::size_t n) {
         const std::size_t list = (n + step - 1) / step;
         if (list >= lists || !free[list]) return refill(list * step);
-        return std::exchange(free[list], free[list]->next);
+        return std::exchange(free[list], *static_cast<void**>(free[list]));
     }
     // Keeps a block of allocate(n) for the next frame of its size, if it is not larger than 2 KB.
     static void deallocate(void* p, std::size_t n) noexcept {
         const std::size_t list = (n + step - 1) / step;
         if (list >= lists) return give_back(p, list * step);
-        free[list] = ::new (p) block{free[list]};
+        *static_cast<void**>(p) = std::exchange(free[list], p);  // the first bytes link it
     }
 
 private:
-    struct block {
-        block* next;
-    };
     struct origin {
         void* (*take)(void* resource, std::size_t n);
         void (*give)(void* resource, void* p, std::size_t n);
@@ -108,7 +102,7 @@ private:
     static constexpr origin heap{[](void*, std::size_t n) { return ::operator new(n); },
         [](void*, void* p, std::size_t) { ::operator delete(p); }};
     // Plain data: to reach it costs an instruction, and no test whether it has been constructed.
-    inline static constinit thread_local block* free[lists]{};
+    inline static constinit thread_local void* free[lists]{};
     inline static constinit thread_local std::size_t taken = 0;  // blocks, those in lists included
     inline static constinit thread_local const origin* from = &heap;
     inline static constinit thread_local void* resource = nullptr;
@@ -121,7 +115,10 @@ private:
     static void give_back(void* p, std::size_t n) noexcept { --taken, from->give(resource, p, n); }
     static void trim() noexcept {
         for (std::size_t list = 0; list < lists; ++list)
-            while (free[list]) give_back(std::exchange(free[list], free[list]->next), list * step);
+            while (void* const p = free[list]) {
+                free[list] = *static_cast<void**>(p);
+                give_back(p, list * step);
+            }
     }
     static void replace(const origin& o, void* r) {
         trim();
@@ -133,6 +130,10 @@ private:
 
 namespace detail {
 
+template <class T> struct job_of;
+template <class T, bool Try> struct join_wait;
+
+// What comes from the pool.
 struct pooled {
     static void* operator new(std::size_t n) { return frame_pool::allocate(n); }
     static void operator delete(void* p, std::size_t n) noexcept { frame_pool::deallocate(p, n); }
@@ -286,6 +287,17 @@ struct job : pooled, ring, section {
         waiting = &w;
         return true;
     }
+    // Calls what begins to wait. If it throws, the job does not wait: its wakers are for nothing.
+    void begin(auto start) {
+        try {
+            start();
+        } catch (...) {
+            phase = look;
+            waiting = nullptr;
+            ++runs;
+            throw;
+        }
+    }
     // The same without a wait: what becomes of the job, and where it goes on.
     void leave_at(std::coroutine_handle<> h, int phases) {
         point = h;
@@ -432,8 +444,7 @@ template <class T> struct result {
         else value.emplace(std::forward<U>(u));
     }
     T take() {
-        if (error) [[unlikely]]
-            std::rethrow_exception(std::move(error));
+        if (error) std::rethrow_exception(std::move(error));
         if constexpr (std::is_reference_v<T>) return static_cast<T>(**value);
         else if constexpr (!std::is_void_v<T>) return std::move(*value);
     }
@@ -518,8 +529,9 @@ private:
     template <class U> friend struct detail::job_of;
     // Resumes the callee on the caller's stack. If it ends without suspending, which is the common
     // case, the caller has not suspended either; only one that really waits is told its caller.
-    class awaiter {
-    public:
+    struct awaiter {
+        promise_type* callee;
+        detail::result<T> outcome;
         explicit awaiter(promise_type* p) : callee(p) {}
         bool await_ready() const {
             if (!callee || callee->frame().done())
@@ -535,10 +547,6 @@ private:
             return true;
         }
         T await_resume() { return outcome.take(); }
-
-    private:
-        promise_type* callee;
-        detail::result<T> outcome;
     };
 
     explicit task(promise_type* p) : frame(p) {}
@@ -643,8 +651,6 @@ template <class T, class S> struct scheduled_job final : job_of<T> {
     }
 };
 
-template <class T, bool Try> struct join_wait;
-
 }  // namespace detail
 
 // The result of a job, and its life: dropping the handle cancels the job, and waits for nothing.
@@ -701,7 +707,7 @@ template <class W> struct waits : wait {
     bool await_ready() const { return false; }
     template <class P> void await_suspend(std::coroutine_handle<P> h) {
         owner = &awaiting_job<P>();
-        if (owner->suspend(h, *this)) static_cast<W*>(this)->start();
+        if (owner->suspend(h, *this)) owner->begin([this] { static_cast<W*>(this)->start(); });
     }
 };
 
@@ -739,22 +745,14 @@ template <class F> struct suspension {
     bool await_ready() const noexcept { return false; }
     template <class P> void await_suspend(std::coroutine_handle<P> h) {
         job& j = awaiting_job<P>();
-        if (!j.stop_target()) call(j);
+        if (!j.stop_target())
+            j.begin([&] {
+                if constexpr (std::is_void_v<R>) hand_over(waker(j, j.runs));
+                else given.set(hand_over(waker(j, j.runs)));
+            });
         j.leave_at(h, j.references && !j.stop_asked ? job::suspended : job::suspended | job::look);
     }
     R await_resume() { return given.take(); }
-
-    // If it throws, the await does: there is no suspension that the waker could end.
-    void call(job& j) {
-        try {
-            if constexpr (std::is_void_v<R>) hand_over(waker(j, j.runs));
-            else given.set(hand_over(waker(j, j.runs)));
-        } catch (...) {
-            ++j.runs;
-            j.phase = job::look;
-            throw;
-        }
-    }
 };
 
 template <class T> struct shielded : section {

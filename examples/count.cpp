@@ -1,13 +1,14 @@
 // count: wc for many files at once.
 //
-//   usage: count [-lwc] [-j N] [FILE]...       ls | count;  count -l src/*.cpp;  count -j 64 -- $(git ls-files)
+//   usage: count [-lwc] [-j N] [FILE]...        ls | count;  count -l *.cpp;  count -j 64 -- /etc/*
 //
-// Prints the lines, words and bytes of each FILE, and their total, the way GNU wc does in the C locale: -l, -w and -c
-// choose columns, `-` or no FILE is standard input, what cannot be read is named on stderr and makes the exit status 1.
-// At most N files are open at once (16 without -j).
+// Prints the lines, words and bytes of each FILE, and their total, the way GNU wc does in the C
+// locale: -l, -w and -c choose columns, `-` or no FILE is standard input, what cannot be read is
+// named on stderr and makes the exit status 1. At most N files are open at once (16 without -j).
 //
-// What it shows: N tasks that share a list of work, and so a bound on what is open without any counting; results that
-// come in any order and are printed in the order of the arguments; errors as exceptions; descriptors owned by unique_fd.
+// What it shows: N tasks that share a list of work, and so a bound on what is open without any
+// counting; results that come in any order and are printed in the order of the arguments; errors as
+// exceptions; descriptors owned by unique_fd.
 
 #include <ringlet/reactor.hpp>
 
@@ -35,7 +36,8 @@ struct counts {
     std::uintmax_t lines = 0, words = 0, bytes = 0;
     bool in_word = false;
 
-    // A word begins with a printing character and ends at white space. Control characters and bytes over 126 do neither.
+    // A word begins with a printing character and ends at white space. Control characters and bytes
+    // over 126 do neither.
     void add(std::span<const std::byte> data) {
         bytes += data.size();
         for (const std::byte b : data) {
@@ -65,8 +67,9 @@ struct work {
     int width = 1;
     counts total;
 
-    // The width of all columns comes from the sizes of the files, before any is read, and is at least 7 if the size of one
-    // says nothing (a pipe, a directory). A number without company is not padded. A stat never waits long: no ring for it.
+    // The width of all columns comes from the sizes of the files, before any is read, and is at
+    // least 7 if the size of one says nothing (a pipe, a directory). A number without company is
+    // not padded. A stat never waits long: no ring for it.
     void measure() {
         std::uintmax_t sum = 0;
         for (input& in : inputs) {
@@ -120,7 +123,8 @@ task<> count_one(work& w, input& in, std::span<std::byte> buffer) {
         if (!in.is_stdin()) {
             file = co_await io::open(in.name, O_RDONLY | O_CLOEXEC);
             fd = file.get();
-            // The ring opens a FIFO without waiting for the other side, and then reads the end of the file.
+            // The ring opens a FIFO without waiting for the other side, and then reads the end of
+            // the file.
             const auto wait = [fd](io_uring_sqe* s) { io_uring_prep_poll_add(s, fd, POLLIN); };
             if (in.fifo) co_await io::op(wait, "poll");
         }

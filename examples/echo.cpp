@@ -2,12 +2,13 @@
 //
 //   usage: echo [--host ADDRESS] [--port N]        then, elsewhere: nc 127.0.0.1 7777
 //
-// Listens on 127.0.0.1, port 7777 (0: any free one), and prints where, as its first line. SIGINT and SIGTERM end it: all
-// connections are closed, the port is free again, and the exit status is 0.
+// Listens on 127.0.0.1, port 7777 (0: any free one), and prints where, as its first line. SIGINT
+// and SIGTERM end it: all connections are closed, the port is free again, and the exit status is 0.
 //
-// What it shows: a task for each connection, written as if it were the only one; what a task waits with (a connection,
-// the listener) belongs to its frame, so whatever ends the task closes it; signals read like a file, and no shutdown
-// code: when the root returns, the executor cancels whoever is left and waits until they have let go.
+// What it shows: a task for each connection, written as if it were the only one; what a task waits
+// with (a connection, the listener) belongs to its frame, so whatever ends the task closes it;
+// signals read like a file, and no shutdown code: when the root returns, the executor cancels
+// whoever is left and waits until they have let go.
 
 #include <ringlet/timer.hpp>
 
@@ -33,8 +34,8 @@ namespace {
 
 using namespace ringlet;
 
-// A client may stop sending (its last bytes still come back), stop reading (this task waits, nobody else does), or vanish,
-// which is an exception from either await.
+// A client may stop sending (its last bytes still come back), stop reading (this task waits, nobody
+// else does), or vanish, which is an exception from either await.
 task<> serve(unique_fd client) {
     std::array<std::byte, 16 * 1024> buffer;
     try {
@@ -52,7 +53,8 @@ task<> serve(unique_fd client) {
     }
 }
 
-// No descriptor or no memory for one more connection: it waits in the kernel's queue until another one has ended.
+// No descriptor or no memory for one more connection: it waits in the kernel's queue until another
+// one has ended.
 bool shortage(const std::error_code& e) {
     const int n = e.value();
     return n == EMFILE || n == ENFILE || n == ENOBUFS || n == ENOMEM;
@@ -71,7 +73,8 @@ task<> accept_all(unique_fd listener) {
     }
 }
 
-// Nobody waits for the detached tasks; should accept_all fail, its exception leaves through block_on.
+// Nobody waits for the detached tasks; should accept_all fail, its exception leaves through
+// block_on.
 task<> serve_until_signal(unique_fd listener, unique_fd signals) {
     signalfd_siginfo info;
     spawn(accept_all(std::move(listener))).detach();

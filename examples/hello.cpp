@@ -4,9 +4,10 @@
 //   output:
 //     hello, ringlet: 6 * 7 = 42
 //
-// What it shows: a task<T> is a coroutine that returns a T. Calling it runs nothing; co_await runs it and gives its
-// value. block_on makes an executor, runs one task on it, the root, and hands out what the root returned.
-// The other examples go on from here: own_executor (what is behind block_on), count, echo (files, sockets), no_heap.
+// What it shows: a task<T> is a coroutine that returns a T. Calling it runs nothing; co_await runs
+// it and gives its value. block_on makes an executor, runs one task on it, the root, and hands out
+// what the root returned. The other examples go on from here: own_executor (what is behind
+// block_on), count, echo (files, sockets), no_heap.
 
 #include <ringlet/executor.hpp>
 

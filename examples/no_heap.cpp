@@ -6,13 +6,14 @@
 //     calls of malloc and operator new from main to exit: 0
 //     the same after one more operator new: 1
 //
-// What it shows: frame_pool::use says where this thread's coroutine frames and jobs come from: here a static array. What
-// has ended is used again, so the array has to hold what is alive at a time, not all that ever ran. Behind the array there
-// is nothing: were it used up, calling a coroutine would throw std::bad_alloc. What allocates by itself (iostreams, printf,
-// exceptions) is not used; buffers that are large lie outside of the frames.
+// What it shows: frame_pool::use says where this thread's coroutine frames and jobs come from: here
+// a static array. The memory of what has ended is used again, so the array has to hold what lives
+// at a time, not all that ever ran. Behind the array there is nothing: were it used up, calling a
+// coroutine would throw std::bad_alloc. What allocates by itself (iostreams, printf, exceptions) is
+// not used, and the buffer lies outside of the frames: only frames of up to 2 KB are used again.
 //
-// The last line is the counter's own test. Under a sanitizer, which brings a malloc of its own, there is nothing to count:
-// exit status 77.
+// The last line is the counter's own test. Under a sanitizer, which brings a malloc of its own,
+// there is nothing to count: exit status 77.
 
 #include <ringlet/timer.hpp>
 
@@ -42,8 +43,9 @@
 static unsigned calls = 0;
 
 #if COUNTING
-// Whoever allocates in this process comes by here, libraries included; libstdc++'s operator new calls malloc. glibc does the
-// work, under the other names that it has for these functions, and so its free remains the right one.
+// Whoever allocates in this process comes by here, libraries included; libstdc++'s operator new
+// calls malloc. glibc does the work, under the other names that it has for these functions, and so
+// its free remains the right one.
 extern "C" {
 void* __libc_malloc(std::size_t);
 void* __libc_calloc(std::size_t, std::size_t);

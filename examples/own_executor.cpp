@@ -13,9 +13,10 @@
 //     idle: step 3
 //     together: 9 steps
 //
-// What it shows: task.hpp knows no executor. spawn(task, schedule) gives a runnable and a join handle, and calls
-// `schedule` with a new runnable whenever the job has been woken. Where those are kept and in which order they run is
-// all there is to an executor; here the highest priority goes first, and among equals the one that waited longest.
+// What it shows: task.hpp knows no executor. spawn(task, schedule) gives a runnable and a join
+// handle, and calls `schedule` with a new runnable whenever the job has been woken. Where those are
+// kept and in which order they run is all there is to an executor; here the highest priority goes
+// first, and among equals the one that waited longest.
 
 #include <ringlet/task.hpp>
 
@@ -38,8 +39,8 @@ public:
         return std::move(handle);
     }
 
-    // Runs jobs until none is ready. Each turn is one run, up to the job's next suspension: a job of a higher priority that
-    // was woken meanwhile overtakes all others here.
+    // Runs jobs until none is ready. Each turn is one run, up to the job's next suspension: a job
+    // of a higher priority that was woken meanwhile overtakes all others here.
     void run() {
         while (!ready_.empty()) {
             auto first = ready_.extract(ready_.begin());
@@ -48,7 +49,8 @@ public:
     }
 
 private:
-    // Sorted, the highest priority first. A multimap inserts behind its equals: first in, first out.
+    // Sorted, the highest priority first. A multimap inserts behind its equals: first in, first
+    // out.
     std::multimap<int, ringlet::runnable, std::greater<>> ready_;
 };
 

@@ -251,8 +251,8 @@ TEST_CASE("block_on and run inside a running executor are refused, and nothing i
                 ++refused;
             }
             CHECK(parameters == 3 * i + 1);
-            CHECK_THROWS_AS(executor::current()->run(wait_at(never, guard(parameters))),
-                std::logic_error);
+            CHECK_THROWS_AS(
+                executor::current()->run(wait_at(never, guard(parameters))), std::logic_error);
             CHECK(parameters == 3 * i + 2);
             CHECK_THROWS_AS(other.run(wait_at(never, guard(parameters))), std::logic_error);
             CHECK(parameters == 3 * i + 3);
@@ -301,9 +301,7 @@ class counting {
 public:
     explicit counting(copies& c, int n) : number(n), c_(&c) { ++c_->constructed; }
     counting(const counting& o) : number(o.number), c_(o.c_) { ++c_->copied; }
-    counting(counting&& o) noexcept : number(std::exchange(o.number, -1)), c_(o.c_) {
-        ++c_->moved;
-    }
+    counting(counting&& o) noexcept : number(std::exchange(o.number, -1)), c_(o.c_) { ++c_->moved; }
     counting& operator=(const counting&) = delete;
     ~counting() { ++c_->destroyed; }
     int number;
@@ -364,8 +362,7 @@ TEST_CASE("spawn(f, args...): rvalues are not copied, captures and move-only arg
             c = 0;
         };
         int outside = 500;
-        auto i =
-            ringlet::spawn(std::move(with_captures), std::move(own), std::ref(outside));
+        auto i = ringlet::spawn(std::move(with_captures), std::move(own), std::ref(outside));
         int n = co_await std::move(h);
         sum += n;
         co_await std::move(i);
@@ -431,7 +428,8 @@ TEST_CASE("spawn where no executor runs throws, and the task goes") {
             try {
                 drop(ringlet::spawn(nothing()));
             } catch (const std::logic_error&) { ++thrown; }
-        }).join();
+        })
+            .join();
         co_return;
     };
     block_on(root());
@@ -871,8 +869,7 @@ TEST_CASE("tasks survive from one run to the next") {
     };
     ex.run(rest());
     CHECK(parameters == 1);
-    CHECK(log
-          == history{"tick", "tick", "one", "tick", "two", "tick", "tick", "tick"});
+    CHECK(log == history{"tick", "tick", "one", "tick", "two", "tick", "tick", "tick"});
     CHECK(ex.empty());
 }
 
@@ -1155,9 +1152,9 @@ TEST_CASE("hooks: spawn, each run, and the end, in order") {
     };
     ex.run(root());
     CHECK(t.take()
-          == history{"spawn 1", "run 1", "root", "spawn 2", "ran 1", "run 2", "child", "ran 2",
-              "run 1", "root again", "ran 1", "run 2", "child again", "ran 2", "finish 2", "run 1",
-              "ran 1", "finish 1"});
+        == history{"spawn 1", "run 1", "root", "spawn 2", "ran 1", "run 2", "child", "ran 2",
+            "run 1", "root again", "ran 1", "run 2", "child again", "ran 2", "finish 2", "run 1",
+            "ran 1", "finish 1"});
     CHECK(t.spawned == 2);
     CHECK(t.finished == 2);
 }
@@ -1194,6 +1191,22 @@ TEST_CASE("hooks: cancelled jobs, exceptions, the end of the executor") {
     CHECK(gone == 5);
     CHECK(t.spawned == 7);
     CHECK(t.finished == 7);
+}
+
+TEST_CASE("hooks: a job that waits forever under a shield finishes with its executor") {
+    tracer t;
+    gate g;
+    int gone = 0;
+    auto work = [&]() -> task<> { co_await ringlet::shield(wait_at(g, guard(gone))); };
+    {
+        executor ex;
+        t.attach(ex);
+        ex.spawn(work()).detach();
+        drain(ex);
+    }
+    CHECK(gone == 1);
+    CHECK(t.spawned == 1);
+    CHECK(t.finished == 1);
 }
 
 TEST_CASE("hooks: each one alone; set and taken away between runs") {
@@ -1475,8 +1488,7 @@ TEST_CASE("cancelled from a destructor, also in a chain") {
     join_handle<> chained;
     auto holding = [](gate& at, [[maybe_unused]] guard p,
                        [[maybe_unused]] join_handle<> next) -> task<> { co_await at.wait(); };
-    for (int i = 0; i < 10; ++i)
-        chained = ex.spawn(holding(g, guard(gone), std::move(chained)));
+    for (int i = 0; i < 10; ++i) chained = ex.spawn(holding(g, guard(gone), std::move(chained)));
     drain(ex);
     CHECK(gone == 0);
     for (int i = 1; i <= 10; ++i) {

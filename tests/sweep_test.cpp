@@ -168,8 +168,7 @@ public:
 // A buffer as a coroutine would have it among its locals, but outside of the frame, and marked when it has died.
 class buffer : tracked {
 public:
-    explicit buffer(world& w)
-        : tracked(1), memory_(w.buffers[w.next_buffer++ % w.buffers.size()]) {
+    explicit buffer(world& w) : tracked(1), memory_(w.buffers[w.next_buffer++ % w.buffers.size()]) {
         memory_.fill(std::byte{1});
     }
     buffer(buffer&&) = delete;
@@ -358,7 +357,7 @@ task<> files(world& w) {
     heavy local;
     const char* const folder = std::getenv("TMPDIR");
     std::string path = std::string(folder ? folder : "/tmp") + "/ringlet_sweep_"
-                     + std::to_string(::getpid());
+        + std::to_string(::getpid());
     w.file = path;
     {
         auto file = co_await io::open(path.c_str(), O_RDWR | O_CREAT, 0600);
@@ -399,7 +398,8 @@ task<> sockets(world& w) {
     std::size_t n = co_await io::send(s, b.bytes(4));
     CHECK(n == 4);
     n = co_await io::recv(s, b.bytes());
-    CHECK((n == 4 || (n == 0 && server.done())));  // the server's end of it is closed if the executor ends
+    CHECK((n == 4
+        || (n == 0 && server.done())));  // the server's end of it is closed if the executor ends
     co_await std::move(server);
     co_await io::close(std::move(s));
 }
@@ -588,19 +588,20 @@ constexpr wrapping wrappings[] = {
 // ---- the sweep ---------------------------------------------------------------------------------
 
 enum class way {
-    drop,           // the handle, from outside, between two runs
-    drop_later,     // the same, with another job's completions beside: some are in the queue with a result
-    drop_before,    // just before a run
-    cancel,         // and wait for it, in another job
-    end,            // of the executor, and the handle lives on
-    end_detached,   // of the executor
-    drop_and_end,   // the executor ends before the cancel has been carried out
+    drop,        // the handle, from outside, between two runs
+    drop_later,  // the same, with another job's completions beside: some are in the queue with a result
+    drop_before,   // just before a run
+    cancel,        // and wait for it, in another job
+    end,           // of the executor, and the handle lives on
+    end_detached,  // of the executor
+    drop_and_end,  // the executor ends before the cancel has been carried out
 };
 struct named_way {
     way how;
     const char* name;
 };
-constexpr named_way ways[] = {  // the first three show most of what there is to see
+constexpr named_way ways[] = {
+    // the first three show most of what there is to see
     {way::drop, "drop"},
     {way::cancel, "cancel"},
     {way::end, "end"},

@@ -496,6 +496,37 @@ TEST_CASE("two jobs cannot await one handle; the first is not disturbed") {
     CHECK(log == history{"second refused", "first got 5"});
 }
 
+TEST_CASE("two jobs cannot await one handle, not even when the first has its value at hand") {
+    history log;
+    loop l;
+    gate g;
+    auto child = [&]() -> task<std::unique_ptr<int>> {
+        co_await g.wait();
+        co_return std::make_unique<int>(5);
+    };
+    auto h = l.spawn(child());
+    auto wait_for_it = [&]() -> task<> {
+        try {
+            std::unique_ptr<int> n = co_await std::move(h);
+            log.push_back("got " + std::to_string(*n));
+        } catch (const std::logic_error&) { log.push_back("refused"); }
+    };
+    std::deque<runnable> later;
+    auto [r, first] = ringlet::spawn(
+        wait_for_it(), [&](runnable x) { later.push_back(std::move(x)); });
+    l.drain();
+    std::move(r).run();
+    g.open();
+    l.drain();
+    REQUIRE(later.size() == 1);
+    auto second = l.spawn(wait_for_it());
+    l.drain();
+    std::move(later.front()).run();
+    l.drain();
+    std::sort(log.begin(), log.end());  // either may be the one
+    CHECK(log == history{"got 5", "refused"});
+}
+
 TEST_CASE("moving a handle keeps the job; assigning over one cancels what it held") {
     int frames = 0;
     loop l;

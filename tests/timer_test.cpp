@@ -90,7 +90,7 @@ constexpr bool sanitized =
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     true;
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) \
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)                            \
     || __has_feature(memory_sanitizer)
     true;
 #else
@@ -137,8 +137,7 @@ TEST_CASE("never early: many at once, by the real clock") {
     auto root = [&]() -> task<> {
         std::vector<join_handle<>> handles;
         for (int i = 0; i < 500; ++i)
-            handles.push_back(
-                ringlet::spawn(sleeper(nanoseconds(random() % 5'000'000))));
+            handles.push_back(ringlet::spawn(sleeper(nanoseconds(random() % 5'000'000))));
         for (auto& h : handles) co_await std::move(h);
     };
     block_on(root());
@@ -169,7 +168,8 @@ TEST_CASE("zero, negative and past deadlines are over at once") {  // 62
     const time_point start = virtual_time::now();
     int passed = 0;
     auto root = [&]() -> task<> {
-        for (nanoseconds d : {0ns, -1ns, -1'000'000'000ns, nanoseconds::min(), -nanoseconds::max()}) {
+        for (nanoseconds d :
+            {0ns, -1ns, -1'000'000'000ns, nanoseconds::min(), -nanoseconds::max()}) {
             co_await sleep_for(d);
             ++passed;
         }
@@ -274,9 +274,7 @@ TEST_CASE("a hundred thousand timers: cancelled in any order, met in order") {  
         std::int64_t at;
         std::uint32_t number;
         bool operator==(const entry&) const = default;
-        bool operator<(const entry& o) const {
-            return at != o.at ? at < o.at : number < o.number;
-        }
+        bool operator<(const entry& o) const { return at != o.at ? at < o.at : number < o.number; }
     };
     std::mt19937_64 random(12345);
     std::vector<entry> met, expected;
@@ -403,7 +401,8 @@ TEST_CASE("a cancelled sleep is unlinked at once") {
         CHECK(gone == 0);  // not on our stack
         co_await yield_now();
         CHECK(gone == 10);
-        co_await g.wait();  // with no timer left, that is a deadlock: at once, not after ten minutes
+        co_await g
+            .wait();  // with no timer left, that is a deadlock: at once, not after ten minutes
     };
     CHECK_THROWS_AS(block_on(root()), ringlet::deadlock);
     CHECK(virtual_time::now() == start);
@@ -479,8 +478,7 @@ TEST_CASE("detached sleepers at the end are cancelled, the virtual clock stays")
         ++woke;
     };
     auto root = [&]() -> task<> {
-        for (int i = 0; i < 100; ++i)
-            ringlet::spawn(sleeper(1h + i * 1min, guard(gone))).detach();
+        for (int i = 0; i < 100; ++i) ringlet::spawn(sleeper(1h + i * 1min, guard(gone))).detach();
         co_await sleep_for(1ms);
     };
     block_on(root());
@@ -741,7 +739,8 @@ TEST_CASE("virtual time: a wait for I/O that does not come does not stop the clo
     block_on(root());
 }
 
-TEST_CASE("a sleep and a read: whichever comes first ends the executor's sleep, by the real clock") {
+TEST_CASE(
+    "a sleep and a read: whichever comes first ends the executor's sleep, by the real clock") {
     pipe_ends ends;
     std::string order;
     auto reader = [&]() -> task<> {
