@@ -198,11 +198,12 @@ struct wait {
 // A stretch of the chain of frames with its own answer to "stop". The outermost is the job: all of
 // it goes. A shielded stretch goes on to its end. One with a time limit can be stopped alone, and
 // the frame that awaits it goes on.
-struct section {
+struct section : ring {  // the ring is the job's; it lies here since that saves 16 bytes a job
     section* outer = nullptr;
     std::coroutine_handle<> frame;  // of the job: its outermost; else the one that awaits it
-    bool shields = false, stopped = false;
+    bool shields : 1 = false, stopped : 1 = false;
     virtual void drop() noexcept {}  // destroys the frames inside
+    template <class... List> explicit section(List&... list) : ring(list...) {}
 };
 
 inline void append_place(std::string& out, source place) {
@@ -225,7 +226,7 @@ inline void append_place(std::string& out, source place) {
 //   watcher     the await of the handle: who is told of the job's end
 //   sections    the innermost stretch around `point`
 //   where       every await: its place; spawned: the spawn's
-struct job : pooled, ring, section {
+struct job : pooled, section {
     // The phase. SCHEDULED: a runnable exists; with `fulfilled`, the wait has a result, and even a
     // cancelled job is resumed. SUSPENDED: IDLE. ENDED: the frames are gone. None of these:
     // RUNNING; then `woken`: schedule at the end of the run; `returned`: a frame has returned to
@@ -241,11 +242,11 @@ struct job : pooled, ring, section {
     };
     static constexpr std::uint8_t full_budget = 128;
 
-    job* next;  // in the executor's queue, while SCHEDULED
-    std::uint64_t runs = 0;
-    std::uint32_t references = 1;
     std::uint8_t phase = scheduled, budget = full_budget;
-    bool held = true, stop_asked = false, granted = false, lost = false;
+    bool held : 1 = true, stop_asked : 1 = false, granted : 1 = false, lost : 1 = false;
+    std::uint32_t references = 1;
+    std::uint64_t runs = 0;
+    job* next;  // in the executor's queue, while SCHEDULED
     std::coroutine_handle<> point;
     wait *waiting = nullptr, *watcher = nullptr;
     section* sections = this;
@@ -253,7 +254,7 @@ struct job : pooled, ring, section {
     inline static constinit thread_local job* current = nullptr;  // that runs on this thread
 
     template <class... List>
-    explicit job(source place, List&... list) : ring(list...), spawned(place), where(place) {}
+    explicit job(source place, List&... list) : section(list...), spawned(place), where(place) {}
     virtual void schedule(schedule_info) noexcept = 0;  // makes a runnable, and hands it over
     virtual std::exception_ptr discard() noexcept = 0;  // drops the result; gives the exception
     virtual void destroy() noexcept = 0;                // frees the job itself
@@ -345,7 +346,7 @@ struct job : pooled, ring, section {
     void leave(section& s) {
         sections = s.outer;
         stop_asked = false;
-        for (section* o = sections; o; o = o->outer) stop_asked |= o->stopped;
+        for (section* o = sections; o; o = o->outer) stop_asked = stop_asked || o->stopped;
     }
     void stop(section& s) {
         s.stopped = stop_asked = true;
