@@ -35,6 +35,7 @@
 #include <cstring>
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -241,7 +242,7 @@ task<> turns(int n) {
     for (int i = 0; i < n; ++i) co_await yield_now();
 }
 // Until it holds, or it never will.
-template <class F> task<bool> becomes(F holds) {
+task<bool> becomes(std::function<bool()> holds) {
     for (int i = 0; i < 1'000'000; ++i) {
         if (holds()) co_return true;
         ::sched_yield();
@@ -266,7 +267,7 @@ task<unique_fd> accept_one(int fd) {
 }
 
 // The operation is to throw: this code, and a text that names it.
-template <class A> task<> fails(A operation, int error, std::string name) {
+task<> expect_error(task<> operation, int error, std::string name) {
     bool thrown = false;
     try {
         co_await std::move(operation);
@@ -278,6 +279,10 @@ template <class A> task<> fails(A operation, int error, std::string name) {
     }
     CHECK_MESSAGE(thrown, name);
 }
+template <class A> task<> ignore_value(A operation) { co_await std::move(operation); }
+template <class A> task<> fails(A operation, int error, const char* name) {
+    return expect_error(ignore_value(std::move(operation)), error, name);
+}
 
 int exit_code(pid_t child) {  // or -signal
     int status = 0;
@@ -285,7 +290,7 @@ int exit_code(pid_t child) {  // or -signal
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 // The rest of a forked child: 0 if f neither throws nor hangs.
-template <class F> [[noreturn]] void as_child(F f) {
+[[noreturn]] void as_child(const std::function<void()>& f) {
     ::alarm(20);
     try {
         f();
@@ -293,7 +298,7 @@ template <class F> [[noreturn]] void as_child(F f) {
     } catch (const std::exception& e) { std::fprintf(stderr, "in a forked child: %s\n", e.what()); }
     ::_exit(1);
 }
-template <class F> int in_child(F f) {
+int in_child(const std::function<void()>& f) {
     const pid_t child = ::fork();
     if (child == 0) as_child(f);
     return exit_code(child);
@@ -327,7 +332,7 @@ bool has_flags(unsigned flags) {
     return true;
 }
 // Calls f(options) for each.
-template <class F> void on_every_rung(unsigned entries, F f) {
+void on_every_rung(unsigned entries, const std::function<void(reactor::options)>& f) {
     for (const rung& r : ladder) {
         CAPTURE(r.name);
         if (has_flags(r.flags)) f(reactor::options(entries, r.flags));
@@ -1048,8 +1053,8 @@ template <class T> task<bool> cancelled(join_handle<T>& h, int alive_then) {
     co_return !v;
 }
 
-// Starts make(), lets the executor tick, and stops it. In this way it never comes to its end.
-template <class Make> void stopped_while_waiting(Make make) {
+// Starts make(), lets the executor tick, and stops it: it never comes to its end.
+void stopped_while_waiting(const std::function<task<>(bool&)>& make) {
     const auto fds = open_fds();
     for (const stop how : ways)
         for (const int ticks :
@@ -1057,7 +1062,7 @@ template <class Make> void stopped_while_waiting(Make make) {
             CAPTURE(static_cast<int>(how));
             CAPTURE(ticks);
             bool resumed = false;
-            decltype(std::declval<executor&>().spawn(make(resumed))) h;
+            join_handle<> h;
             {
                 executor ex;
                 h = ex.spawn(make(resumed));
@@ -1076,8 +1081,8 @@ template <class Make> void stopped_while_waiting(Make make) {
 }
 
 // Runs make() for `steps` runs, and a look more if asked, then stops it. True: it had ended by then.
-template <class Make> bool stopped_at(Make& make, stop how, int steps, bool look) {
-    decltype(std::declval<executor&>().spawn(make())) h;
+bool stopped_at(const std::function<task<>()>& make, stop how, int steps, bool look) {
+    join_handle<> h;
     executor ex;
     h = ex.spawn(make());
     for (int spins = 0; steps > 0 && !h.done() && spins < 10'000'000; ++spins) {
@@ -1094,7 +1099,7 @@ template <class Make> bool stopped_at(Make& make, stop how, int steps, bool look
     return ended;
 }
 // Stops it at each of its suspensions, in every way.
-template <class Make> void sweep(Make make) {
+void sweep(const std::function<task<>()>& make) {
     const auto fds = open_fds();
     for (const stop how : ways)
         for (const bool look : {false, true}) {
