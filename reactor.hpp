@@ -299,15 +299,18 @@ private:
     int res = -1;
 };
 
-template <class R, class Fill> auto make_op(const char* name, Fill fill) {
+template <class R, class Fill> auto request(const char* name, Fill fill) {
     return op<R, true, Fill>(name, std::move(fill));
 }
+template <class R, class... P, class... A>
+auto request(const char* name, void (*prepare)(io_uring_sqe*, P...), A... a) {
+    return request<R>(name, [=](io_uring_sqe* s) { prepare(s, a...); });
+}
+inline auto position(std::int64_t offset) { return static_cast<std::uint64_t>(offset); }
 inline unsigned length(std::span<const std::byte> s) {
     return static_cast<unsigned>(
         std::min<std::size_t>(s.size(), 0x7ffff000));  // the kernel's limit
 }
-inline auto position(std::int64_t offset) { return static_cast<std::uint64_t>(offset); }
-
 // A copy of a path, for the kernel to read when the request is submitted; as frames, from the pool.
 template <class T> struct pool_allocator {
     using value_type = T;
@@ -325,68 +328,58 @@ using path = std::basic_string<char, std::char_traits<char>, pool_allocator<char
 // await is over. Paths and addresses are copied.
 namespace io {
 
-using sqe = io_uring_sqe;
-
 // Does nothing, by way of the kernel.
-inline auto nop() {
-    return detail::make_op<void>("nop", [](sqe* s) { io_uring_prep_nop(s); });
-}
+inline auto nop() { return detail::request<void>("nop", io_uring_prep_nop); }
 // Reads at most into.size() bytes at `offset`; -1: at the file's position. 0 is the end.
 inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
-    return detail::make_op<std::size_t>("read", [=](sqe* s) {
-        io_uring_prep_read(s, fd, into.data(), detail::length(into), detail::position(offset));
-    });
+    return detail::request<std::size_t>("read", io_uring_prep_read, fd, into.data(),
+        detail::length(into), detail::position(offset));
 }
 // Writes, perhaps not all. To a file it goes by a kernel worker, about 5 us more than write(2). A
 // pipe without a reader raises SIGPIPE: ignore that signal.
 inline auto write(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
-    return detail::make_op<std::size_t>("write", [=](sqe* s) {
-        io_uring_prep_write(s, fd, from.data(), detail::length(from), detail::position(offset));
-    });
+    return detail::request<std::size_t>("write", io_uring_prep_write, fd, from.data(),
+        detail::length(from), detail::position(offset));
 }
 // Opens a file, close-on-exec. With O_CREAT it goes by a kernel worker.
 inline auto open(const char* path, int flags, mode_t mode = 0) {
-    return detail::make_op<unique_fd>("open", [path = detail::path(path), flags, mode](sqe* s) {
-        io_uring_prep_openat(s, AT_FDCWD, path.c_str(), flags | O_CLOEXEC, mode);
+    return detail::request<unique_fd>("open", [=, copy = detail::path(path)](io_uring_sqe* s) {
+        io_uring_prep_openat(s, AT_FDCWD, copy.c_str(), flags | O_CLOEXEC, mode);
     });
 }
-inline auto close(int fd) {
-    return detail::make_op<void>("close", [=](sqe* s) { io_uring_prep_close(s, fd); });
-}
+inline auto close(int fd) { return detail::request<void>("close", io_uring_prep_close, fd); }
 inline auto close(unique_fd fd) {
-    return detail::make_op<void>(
-        "close", [fd = std::move(fd)](sqe* s) mutable { io_uring_prep_close(s, fd.release()); });
+    return detail::request<void>("close",
+        [fd = std::move(fd)](io_uring_sqe* s) mutable { io_uring_prep_close(s, fd.release()); });
 }
 inline auto socket(int domain, int type, int protocol = 0) {
-    return detail::make_op<unique_fd>("socket",
-        [=](sqe* s) { io_uring_prep_socket(s, domain, type | SOCK_CLOEXEC, protocol, 0); });
+    return detail::request<unique_fd>(
+        "socket", io_uring_prep_socket, domain, type | SOCK_CLOEXEC, protocol, 0u);
 }
 inline auto connect(int fd, const sockaddr* address, socklen_t size) {
     sockaddr_storage copy;
     std::memcpy(&copy, address, std::min<std::size_t>(size, sizeof copy));
-    return detail::make_op<void>("connect", [=](sqe* s) {
+    return detail::request<void>("connect", [=](io_uring_sqe* s) {
         io_uring_prep_connect(s, fd, reinterpret_cast<const sockaddr*>(&copy), size);
     });
 }
 // Takes a connection. `address` and `size`, if given, receive the peer's.
 inline auto accept(
     int fd, sockaddr* address = nullptr, socklen_t* size = nullptr, int flags = SOCK_CLOEXEC) {
-    return detail::make_op<unique_fd>(
-        "accept", [=](sqe* s) { io_uring_prep_accept(s, fd, address, size, flags); });
+    return detail::request<unique_fd>("accept", io_uring_prep_accept, fd, address, size, flags);
 }
 inline auto recv(int fd, std::span<std::byte> into, int flags = 0) {
-    return detail::make_op<std::size_t>("recv",
-        [=](sqe* s) { io_uring_prep_recv(s, fd, into.data(), detail::length(into), flags); });
+    return detail::request<std::size_t>(
+        "recv", io_uring_prep_recv, fd, into.data(), into.size(), flags);
 }
 // Sends, perhaps not all. A peer that is gone is EPIPE, not a signal.
 inline auto send(int fd, std::span<const std::byte> from, int flags = MSG_NOSIGNAL) {
-    return detail::make_op<std::size_t>("send",
-        [=](sqe* s) { io_uring_prep_send(s, fd, from.data(), detail::length(from), flags); });
+    return detail::request<std::size_t>(
+        "send", io_uring_prep_send, fd, from.data(), from.size(), flags);
 }
-// Any other: fill(io_uring_sqe*) prepares the request, and must not throw; the await gives the
-// kernel's number.
+// Any other: fill(io_uring_sqe*) prepares the request; the await gives the kernel's number.
 template <class Fill> auto op(Fill fill, const char* name = "io::op") {
-    return detail::make_op<int>(name, std::move(fill));
+    return detail::request<int>(name, std::move(fill));
 }
 
 }  // namespace io

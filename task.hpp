@@ -55,6 +55,17 @@ namespace ringlet {
 
 using source = std::source_location;
 
+// What a schedule function may ask about the runnable that it is handed.
+struct schedule_info {
+    bool woken_while_running;  // a yield, say: a fair executor lets all others go first
+    explicit schedule_info(bool woken = false) : woken_while_running(woken) {}
+};
+
+// What the await of a join_handle throws if its job was cancelled.
+struct task_cancelled : std::exception {
+    const char* what() const noexcept override { return "ringlet: the task was cancelled"; }
+};
+
 // ---- 1. Memory ----------------------------------------------------------------------------------
 //
 // The variables of a coroutine live in a frame, which the compiler asks operator new for at each
@@ -109,7 +120,7 @@ private:
 
     // To be told of the thread's end takes a few bytes of the heap itself: not in the mode without.
     [[gnu::noinline]] static void* refill(std::size_t n) {
-        if (from == &heap) [[maybe_unused]] static thread_local const trimmer at_thread_exit;
+        if (from == &heap) { [[maybe_unused]] static thread_local const trimmer at_thread_exit; }
         void* const p = from->take(resource, n);
         return ++taken, p;
     }
@@ -154,22 +165,7 @@ template <class T> struct scoped {
     ~scoped() { variable = before; }
 };
 
-}  // namespace detail
-
 // ---- 2. The job ---------------------------------------------------------------------------------
-
-// What a schedule function may ask about the runnable that it is handed.
-struct schedule_info {
-    bool woken_while_running;  // a yield, say: a fair executor lets all others go first
-    explicit schedule_info(bool woken = false) : woken_while_running(woken) {}
-};
-
-// What the await of a join_handle throws if its job was cancelled.
-struct task_cancelled : std::exception {
-    const char* what() const noexcept override { return "ringlet: the task was cancelled"; }
-};
-
-namespace detail {
 
 // From here on `job` is the object behind the handles, `await` is what suspends it, and a *wait* is
 // what it then waits for: another job, a timer, an operation of the kernel. A suspended job without
@@ -232,16 +228,8 @@ struct job : pooled, section {
     // cancelled job is resumed. SUSPENDED: IDLE. ENDED: the frames are gone. None of these:
     // RUNNING; then `woken`: schedule at the end of the run; `returned`: a frame has returned to
     // the one at `point`; `look`: more is to be seen to at the end of the run.
-    enum : std::uint8_t {
-        scheduled = 1,
-        suspended = 2,
-        ended = 4,
-        fulfilled = 8,
-        woken = 16,
-        returned = 32,
-        look = 64
-    };
-    static constexpr std::uint8_t full_budget = 128;
+    static constexpr std::uint8_t scheduled = 1, suspended = 2, ended = 4, fulfilled = 8;
+    static constexpr std::uint8_t woken = 16, returned = 32, look = 64, full_budget = 128;
 
     std::uint8_t phase = scheduled, budget = full_budget;
     bool held : 1 = true, stop_asked : 1 = false, granted : 1 = false, lost : 1 = false;
@@ -718,12 +706,15 @@ template <class T, bool Try> struct join_wait final : waits<join_wait<T, Try>> {
     join_handle<T>& handle;
     explicit join_wait(join_handle<T>& h) : handle(h) {}
     bool await_ready() const {
-        if (!handle) throw std::logic_error("ringlet: this join_handle is empty, or awaited twice");
-        if (handle.job->watcher) throw std::logic_error("ringlet: a join_handle is awaited twice");
+        if (!handle || handle.job->watcher) refuse();
         return handle.done();
     }
     void start() { handle.job->watcher = this; }
+    [[noreturn]] static void refuse() {
+        throw std::logic_error("ringlet: a join_handle is awaited that is empty, or twice at once");
+    }
     decltype(auto) await_resume() {
+        if (!handle) refuse();  // another await took the value first
         const join_handle<T> ended(std::move(handle));
         if constexpr (Try) return attempt(*ended.job);
         else return ended.job->lost ? throw task_cancelled() : ended.job->outcome.take();

@@ -65,7 +65,7 @@ struct timer_node {
 class virtual_time {
 public:
     using time_point = std::chrono::steady_clock::time_point;
-    virtual_time() : time(real()) {
+    virtual_time() : time(nanoseconds()) {
         if (active) throw std::logic_error("ringlet: a virtual_time exists on this thread");
         active = this;
     }
@@ -75,14 +75,14 @@ public:
     // The virtual time while there is one, else the real.
     static time_point now() { return time_point(std::chrono::nanoseconds(nanoseconds())); }
 
-    static std::int64_t nanoseconds() { return active ? active->time : real(); }
-
-private:
-    friend class timers;
-    static std::int64_t real() {
+    static std::int64_t nanoseconds() {
+        if (active) return active->time;
         return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch())
             .count();
     }
+
+private:
+    friend class timers;
     std::int64_t time;
     inline static constinit thread_local virtual_time* active = nullptr;
 };

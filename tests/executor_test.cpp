@@ -587,18 +587,14 @@ TEST_CASE("an executor with nothing runnable sleeps in its parker") {
 
 TEST_CASE("yields and self-wakes do not starve the parker, nor run twice in a turn") {
     int looks = 0, runs = 0, most = 0;
-    executor ex;
-    ex.io = std::make_unique<scripted>([&](std::int64_t until) {
+    auto counting_looks = [&](std::int64_t until) {
         CHECK(until == parker::now);
         ++looks;
         most = std::max(most, std::exchange(runs, 0));
         return true;
-    });
-    bool wakes_itself = false;
-    SUBCASE("yield") { wakes_itself = false; }
-    SUBCASE("self-wake") { wakes_itself = true; }
+    };
     auto self_wake = [] { return ringlet::suspend([](waker w) { w.wake(); }); };
-    auto spin = [&](int n) -> task<> {
+    auto spin = [&](int n, bool wakes_itself) -> task<> {
         for (int i = 0; i < n; ++i) {
             ++runs;
             if (wakes_itself) {
@@ -608,30 +604,70 @@ TEST_CASE("yields and self-wakes do not starve the parker, nor run twice in a tu
             }
         }
     };
-    SUBCASE("alone: a look each") {
-        ex.run(spin(100));
-        CHECK(looks == 100);
-        CHECK(most == 1);
+    for (bool wakes_itself : {false, true}) {
+        CAPTURE(wakes_itself);
+        {  // alone: a look each
+            looks = runs = most = 0;
+            executor ex;
+            ex.io = std::make_unique<scripted>(counting_looks);
+            ex.run(spin(100, wakes_itself));
+            CHECK(looks == 100);
+            CHECK(most == 1);
+        }
+        {  // beside jobs that keep the queue full
+            looks = runs = most = 0;
+            int ran = 0;
+            std::function<void()> last = [] {};
+            auto root = [&]() -> task<> {
+                ringlet::spawn(chain(ran, 64 * 150, last)).detach();
+                co_await spin(100, wakes_itself);
+                CHECK(ran < 64 * 101);
+            };
+            executor ex;
+            ex.io = std::make_unique<scripted>(counting_looks);
+            ex.run(root());
+            CHECK(looks == 100);
+            CHECK(most == 1);
+        }
+        {  // many of them: each once a round
+            looks = runs = most = 0;
+            executor ex;
+            ex.io = std::make_unique<scripted>(counting_looks);
+            std::vector<join_handle<>> handles;
+            for (int i = 0; i < 10; ++i) handles.push_back(ex.spawn(spin(50, wakes_itself)));
+            ex.run(spin(50, wakes_itself));
+            CHECK(looks == 50);
+            CHECK(most == 11);
+        }
     }
-    SUBCASE("beside jobs that keep the queue full") {
-        int ran = 0;
-        std::function<void()> last = [] {};
-        auto root = [&]() -> task<> {
-            ringlet::spawn(chain(ran, 64 * 150, last)).detach();
-            co_await spin(100);
-            CHECK(ran < 64 * 101);
-        };
-        ex.run(root());
-        CHECK(looks == 100);
-        CHECK(most == 1);
-    }
-    SUBCASE("many of them: each once a round") {
-        std::vector<join_handle<>> handles;
-        for (int i = 0; i < 10; ++i) handles.push_back(ex.spawn(spin(50)));
-        ex.run(spin(50));
-        CHECK(looks == 50);
-        CHECK(most == 11);
-    }
+}
+
+TEST_CASE("what a look has made runnable goes before those that yielded") {
+    history log;
+    gate g, h;
+    auto waiting = [&](gate& at, std::string name) -> task<> {
+        co_await at.wait();
+        log.push_back(name);
+    };
+    int looks = 0;
+    executor ex;
+    ex.io = std::make_unique<scripted>([&](std::int64_t) {
+        if (++looks == 2) h.open();
+        if (looks == 2) g.open();
+        return true;
+    });
+    auto a = ex.spawn(waiting(g, "g"));
+    auto b = ex.spawn(waiting(h, "h"));
+    auto root = [&]() -> task<> {
+        for (int i = 1; i <= 3; ++i) {
+            co_await yield_now();
+            log.push_back("root " + std::to_string(i));
+        }
+    };
+    ex.run(root());
+    CHECK(log == history{"root 1", "h", "g", "root 2", "root 3"});
+    CHECK(a.done());
+    CHECK(b.done());
 }
 
 TEST_CASE("a job that wakes itself twice in a run runs once more") {  // 59

@@ -58,7 +58,7 @@ def main():
                 print(f"{where}: {error or 'ok'}")
                 found += 1
                 failed += error is not None
-    print(f"{found} programs, {failed} failed")
+    print(f"{found - failed} passed, {failed} failed")
     return 1 if failed or not found else 0
 
 

@@ -1986,17 +1986,23 @@ TEST_CASE("frame_pool: a spawn that gets no memory throws, and destroys what it 
     CHECK(polled == 0);
 }
 
-TEST_CASE("frame_pool: one for each thread, which gives everything back when it ends") {
+TEST_CASE("frame_pool: each thread has its own") {
     counting_resource upstream;
     task<int> alive_here = give(1);
-    std::thread other([&] {
-        frame_pool::use(&upstream);
-        int sum = 0;
+    int sum = 0;
+    auto work = [&] {
         loop l;
         l.run(sum_of_awaits(l, sum));
-        CHECK(sum == 90);
+    };
+    std::thread from_the_heap(work);  // which has it all back when the thread has ended
+    from_the_heap.join();
+    CHECK(sum == 90);
+    std::thread from_a_resource([&] {
+        pool_from here(upstream);
+        work();
     });
-    other.join();
+    from_a_resource.join();
+    CHECK(sum == 180);
     CHECK(upstream.allocations > 0);
     CHECK(upstream.live == 0);
 }

@@ -143,6 +143,8 @@ class Tally(unittest.TestCase):
         good, bad, none = line % (5, 5, 0, 0), line % (5, 3, 2, 1), line % (0, 0, 0, 0)
         self.check_([("OK", good), ("OK", "no doctest")], "6 passed, 0 failed", 0)
         self.check_([("FAIL", bad), ("OK", good)], "8 passed, 2 failed, 1 skipped", 1)
+        own = "ok a\\n1 passed, 0 failed\\nFAIL b\\n4 passed, 1 failed, 2 skipped\\n"
+        self.check_([("FAIL", own), ("OK", "7 passed, 0 failed")], "11 passed, 1 failed, 2 skipped", 1)
         self.check_([("FAIL", good)], "5 passed, 1 failed", 1)  # a leak, found after the count
         self.check_([("OK", none)], "0 passed, 1 failed", 1)
         self.check_([("TIMEOUT", ""), ("SKIP", "")], "0 passed, 1 failed, 1 skipped", 1)
