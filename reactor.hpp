@@ -287,9 +287,11 @@ private:
     bool interrupt(job&) noexcept override { return !in->cancel(this); }
     void describe(std::string& out) const override { out += name; }
     void complete(int n, unsigned flags) noexcept override {
+        // -512 is ERESTARTSYS, which the kernel should have kept to itself; a notification says only
+        // that the buffer is free.
+        if (!(flags & IORING_CQE_F_NOTIF)) res = n == -512 ? -EINTR : n;
         if (flags & IORING_CQE_F_MORE) return;
         in = nullptr;
-        res = n == -512 ? -EINTR : n;  // ERESTARTSYS, which the kernel should have kept to itself
         if (this->owner) res >= 0 ? this->owner->fulfil() : this->owner->let_go();
     }
 
