@@ -1,10 +1,11 @@
 // What a job does at every corner of its life, seen through task.hpp alone: no executor, no kernel.
 //
-// The list is the one that async-task's own tests walk through, numbered 01 to 53. Every test counts what has
-// happened so far at *every* step: runs of the body, calls of the schedule function, and the destructions of the
-// frame (F), of the schedule function object (S) and of the output (T). Nothing here sleeps or starts a thread: what
-// another thread would do in the middle of a run, the body itself does in the middle of its run (`probe::act`),
-// and whoever would block on a handle is another job that awaits it (`other_job`).
+// The list is the one that async-task's own tests walk through, numbered 01 to 53. Every test counts
+// what has happened so far at *every* step: runs of the body, calls of the schedule function, and
+// the destructions of the frame (F), of the schedule function object (S) and of the output (T).
+// Nothing here sleeps or starts a thread: what another thread would do in the middle of a run, the
+// body itself does in the middle of its run (`probe::act`), and whoever would block on a handle is
+// another job that awaits it (`other_job`).
 #include <doctest/doctest.h>
 
 #include <deque>
@@ -68,7 +69,8 @@ struct panic : std::runtime_error {
     panic() : std::runtime_error("panic") {}
 };
 
-// What one job is watched with: its counters, the queue behind its schedule function, the waker of its last wait.
+// What one job is watched with: its counters, the queue behind its schedule function, the waker of
+// its last wait.
 struct probe {
     counts n;
     std::deque<runnable> queue;

@@ -1,5 +1,5 @@
-// task.hpp by itself: results, exceptions, nesting, cancelling, wakers, suspend, shield and the frame pool.
-// (conformance_test.cpp walks through the life of one job; here is what tasks are made of.)
+// task.hpp by itself: results, exceptions, nesting, cancelling, wakers, suspend, shield and the
+// frame pool. (conformance_test.cpp walks through the life of one job; here is what tasks are made of.)
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -571,10 +571,11 @@ TEST_CASE("an exception leaves through the awaits, innermost frame first") {
         history log;
         loop l;
         gate g;
+        gate* bottom = suspends ? &g : nullptr;
         auto root = [&]() -> task<> {
             leaving note(log, "root");
             try {
-                co_await level(2, suspends ? &g : nullptr, log);
+                co_await level(2, bottom, log);
             } catch (const oops& e) { log.push_back(e.what()); }
             int after = co_await give(1);  // and life goes on
             log.push_back("after " + std::to_string(after));
@@ -822,8 +823,7 @@ TEST_CASE("cancel() acts at once, and resolves when the frames are gone") {
     CHECK(log == history{"~victim", "resolved"});
 }
 
-TEST_CASE(
-    "a cancelled job that waits for another lets go at once; the child's handle decides about the child") {
+TEST_CASE("a cancelled job lets go of its child; the child's handle decides about the child") {
     for (bool owns : {false, true}) {
         history log;
         loop l;
@@ -860,8 +860,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE(
-    "a child that has finished beats the cancel: its value is taken, up to the next suspension") {
+TEST_CASE("a finished child beats the cancel: its value is taken, up to the next suspension") {
     history log;
     loop l;
     gate g, after;
@@ -887,8 +886,7 @@ TEST_CASE(
     CHECK(log == history{"got 5", "~parent"});
 }
 
-TEST_CASE(
-    "a job that was cancelled with a result at hand, and then returns: the value is delivered") {
+TEST_CASE("a job cancelled with a result at hand that then returns: the value is delivered") {
     loop l;
     gate g;
     auto child = [&]() -> task<int> {
@@ -980,12 +978,16 @@ TEST_CASE("a job that cancels itself ends at its next suspension, not before") {
         drop(std::move(me));
         int n = co_await give(3);  // nothing to wait for: no suspension
         log.push_back("ready " + std::to_string(n));
+        n = co_await ringlet::shield(give(4));
+        bool cancelled = co_await ringlet::cancel_requested();
+        log.push_back(cancelled ? "cancelled" : "forgotten");
         co_await g.wait();
         log.push_back("not reached");
     };
     me = l.spawn(work());
     CHECK(l.drain() == 1);
-    CHECK(log == history{"ready 3", "~work"});
+    CHECK(log == history{"ready 3", "cancelled", "~work"});
+    CHECK_FALSE(static_cast<bool>(g.waiter));  // the wait has not even begun
     CHECK(l.schedules == 0);
 }
 
@@ -1042,8 +1044,38 @@ TEST_CASE("whoever awaits a cancel may be cancelled too") {
     CHECK(log == history{"~canceller", "~inside", "~victim"});
 }
 
-TEST_CASE(
-    "a detached job that nobody can wake any more is cancelled: wherever its last waker goes") {
+TEST_CASE("a detached job that waits for another job is not given up") {
+    for (bool waker_goes_last : {false, true}) {
+        history log;
+        gate g;
+        loop l;
+        auto child = [&]() -> task<int> {
+            co_await g.wait();
+            co_return 5;
+        };
+        auto c = l.spawn(child());
+        auto parent = [&]() -> task<> {
+            int n = co_await std::move(c);
+            log.push_back("got " + std::to_string(n));
+        };
+        std::deque<runnable> queue;
+        auto [r, h] = ringlet::spawn(parent(), [&](runnable x) { queue.push_back(std::move(x)); });
+        waker w;
+        if (waker_goes_last) w = r.waker();
+        std::move(r).run();
+        l.drain();
+        h.detach();
+        drop(std::move(w));
+        CHECK(queue.empty());
+        g.open();
+        l.drain();
+        REQUIRE(queue.size() == 1);
+        std::move(queue.front()).run();
+        CHECK(log == history{"got 5"});
+    }
+}
+
+TEST_CASE("a detached job is cancelled with its last waker, wherever that goes") {
     for (bool shielded : {false, true}) {
         for (bool in_the_run : {false, true}) {
             history log;
@@ -1135,8 +1167,7 @@ task<int> two_steps(gate& first, gate& second, history& log, bool throws = false
 
 }  // namespace
 
-TEST_CASE(
-    "a shielded task runs to its end; the cancel is delivered at the next suspension after it") {
+TEST_CASE("a shielded task runs to its end; the cancel comes at the next suspension after it") {
     history log;
     loop l;
     gate a, b, after;
@@ -1144,8 +1175,10 @@ TEST_CASE(
         leaving note(log, "outside");
         int v = co_await ringlet::shield(two_steps(a, b, log));
         log.push_back("got " + std::to_string(v));
-        int ready = co_await give(6);
+        int ready = co_await ringlet::shield(give(6));
         log.push_back("ready " + std::to_string(ready));
+        bool cancelled = co_await ringlet::cancel_requested();
+        CHECK(cancelled);
         co_await after.wait();
         log.push_back("not reached");
     };
@@ -1190,8 +1223,7 @@ TEST_CASE("a job cancelled under its shield that then returns: the value is deli
     CHECK(result == 6);
 }
 
-TEST_CASE(
-    "after its shield or its result, a cancelled job whose handle is held ends all the same") {
+TEST_CASE("after its shield or its result, a cancelled job whose handle is held ends as well") {
     for (bool shielded : {true, false}) {
         history log;
         loop l;
@@ -1259,6 +1291,25 @@ TEST_CASE("an exception from under the shield reaches the cancelled caller's han
     CHECK(log
         == history{
             "begun", "cancelled meanwhile", "~inside", "thrown under the shield", "~outside"});
+}
+
+TEST_CASE("an exception of a cancelled job that nobody holds a handle for ends with the job") {
+    history log;
+    loop l;
+    gate a, b;
+    auto work = [&]() -> task<> {
+        leaving note(log, "outside");
+        co_await ringlet::shield(two_steps(a, b, log, true));
+        log.push_back("not reached");
+    };
+    auto h = l.spawn(work());
+    l.drain();
+    drop(std::move(h));
+    a.open();
+    l.drain();
+    b.open();
+    CHECK_NOTHROW(l.drain());
+    CHECK(log == history{"begun", "cancelled meanwhile", "~inside", "~outside"});
 }
 
 TEST_CASE("nested shields: the outer one holds after the inner one has ended") {
@@ -1407,8 +1458,7 @@ TEST_CASE("an old waker that is woken in the middle of a run does nothing either
     CHECK(l.self_wakes == 0);
 }
 
-TEST_CASE(
-    "runnable::waker() is for the wait that its run ends in: woken before, during and after the run") {
+TEST_CASE("runnable::waker(): woken before, during and after the run that it is for") {
     std::deque<runnable> queue;
     gate g;
     waker w;
@@ -1475,6 +1525,20 @@ TEST_CASE("runnable::waker() cannot resume a job whose run ended in a wait of an
         queue.pop_front();
         std::move(again).run();
         CHECK(log == history{"got 5"});
+    }
+}
+
+TEST_CASE("a result goes with the handle, also if a waker still keeps the job") {
+    for (bool detaches : {false, true}) {
+        int outputs = 0;
+        auto work = [](int& count) -> task<guard> { co_return guard(count); };
+        auto [r, h] = ringlet::spawn(work(outputs), [](runnable) {});
+        waker w = r.waker();
+        std::move(r).run();
+        CHECK(outputs == 0);
+        if (detaches) h.detach();
+        else drop(std::move(h));
+        CHECK(outputs == 1);
     }
 }
 
@@ -1803,12 +1867,14 @@ namespace {
 class counting_resource : public std::pmr::memory_resource {
 public:
     int allocations = 0, live = 0, limit = 1'000'000;
+    std::size_t least_alignment = 1'024;
 
 private:
     void* do_allocate(std::size_t bytes, std::size_t alignment) override {
         if (limit == 0) throw std::bad_alloc();
         void* p = std::pmr::new_delete_resource()->allocate(bytes, alignment);
         --limit, ++allocations, ++live;
+        least_alignment = std::min(least_alignment, alignment);
         return p;
     }
     void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
@@ -1911,8 +1977,7 @@ TEST_CASE("frame_pool: the resource cannot be changed while frames or jobs are a
     CHECK(upstream.allocations == 1);
 }
 
-TEST_CASE(
-    "frame_pool: a static array is enough; when it is used up, the call throws and nothing is lost") {
+TEST_CASE("frame_pool: a static array; when it is used up, the call throws, nothing is lost") {
     alignas(std::max_align_t) static std::byte array[4096];
     std::pmr::monotonic_buffer_resource arena(
         array, sizeof array, std::pmr::null_memory_resource());
@@ -2035,5 +2100,6 @@ TEST_CASE("frame_pool: frames of all sizes, aligned to 16") {
         l.run(root());
     }
     CHECK(misaligned == 0);
+    CHECK(upstream.least_alignment == 16);
     CHECK(upstream.live == 0);
 }
