@@ -51,9 +51,10 @@ struct deadlock : std::runtime_error {
 
 // A job as the hooks see it. `id` is its own as long as it lives.
 struct job_info {
-    const void* id;
-    source spawned, where;  // the place of the spawn, and of the last co_await
-    explicit job_info(const detail::job& j) : id(&j), spawned(j.spawned), where(j.where) {}
+    const void *id, *parent;  // parent: of a child in a group, else nullptr
+    source spawned, where;    // the place of the spawn, and of the last co_await that suspended
+    explicit job_info(const detail::job& j)
+        : id(&j), parent(j.parent), spawned(j.spawned), where(j.where) {}
 };
 // For tracers, counters and stall warnings: each is called with `context`, and must not throw.
 struct executor_hooks {
@@ -85,10 +86,18 @@ struct run_queue {
     }
 };
 
-template <class A> concept awaitable = requires(A&& a) { std::forward<A>(a).await_ready(); }
-|| requires(A&& a) { std::forward<A>(a).operator co_await(); }
-|| requires(A&& a) { operator co_await(std::forward<A>(a)); };
-template <class A> using await_result = decltype(awaiter_of(std::declval<A>()).await_resume());
+// What co_await takes, and what it gives.
+template <class A> decltype(auto) awaiter_of(A&& a) {
+    if constexpr (requires { std::forward<A>(a).operator co_await(); })
+        return std::forward<A>(a).operator co_await();
+    else if constexpr (requires { operator co_await(std::forward<A>(a)); })
+        return operator co_await(std::forward<A>(a));
+    else return (a);
+}
+template <class A> concept awaitable = requires(A&& a) {
+    awaiter_of(std::forward<A>(a)).await_ready();
+};
+template <awaitable A> using await_result = decltype(awaiter_of(std::declval<A>()).await_resume());
 
 // Any awaitable as a task.
 template <class T> task<T> as_task(task<T> t) { return t; }
@@ -104,7 +113,7 @@ task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
 
 // Runs tasks, one at a time, on the thread that calls run() or try_tick(). Its end cancels all
 // tasks and runs until the last has let go of what it waits for; shielded ones run to their end.
-class executor {
+class executor : detail::wait {
 public:
     executor_hooks hooks;
     // What it waits with. The reactor puts itself here at the first operation, the timers at the
@@ -125,7 +134,7 @@ public:
     // Runs one job, if one is runnable or becomes so without blocking. For the loops of others.
     bool try_tick();
     // Has every task ended?
-    bool empty() const { return jobs.after == &jobs; }
+    bool empty() const { return jobs.empty(); }
     // Is none runnable?
     bool idle() const { return ready.empty() && later.empty(); }
     // Appends a line for each live task: where it was spawned, and what it waits for, and where.
@@ -140,41 +149,33 @@ private:
     [[gnu::always_inline]] detail::job_of<T>& start(task<T>& work, source place) {
         const auto enqueue = [this](detail::job& j, schedule_info info) {
             (info.woken_while_running ? later : ready).push(j);
+            if (hooks.on_spawn && !j.runs) tell(hooks.on_spawn, j);
         };
         using own_job = detail::scheduled_job<T, decltype(enqueue)>;
-        auto& job = *new own_job(work, enqueue, place, jobs);
-        ready.push(job);
-        if (hooks.on_spawn) tell(hooks.on_spawn, job);
+        auto& job = *new own_job(detail::job_of<T>::frame_of(work), enqueue, place, jobs);
+        enqueue(job, schedule_info());
         return job;
     }
     // Runs up to `limit` jobs, and none after the root has ended.
-    void turn(int limit, const detail::job* root = nullptr) {
-        const bool hooked = hooks.before_run || hooks.after_run || hooks.on_finish;
-        hooked ? run_jobs<true>(limit, root) : run_jobs<false>(limit, root);
-    }
-    template <bool Hooked> void run_jobs(int limit, const detail::job* root) {
+    void turn(int limit) {
         const detail::scoped restores(detail::job::current, detail::job::current);
-        while (!ready.empty()) {
+        const bool hooked = hooks.before_run || hooks.after_run || hooks.on_finish;
+        for (quota = limit; !ready.empty() && quota > 0; --quota) {
             detail::job& j = *(detail::job::current = ready.pop());
-            const bool again = Hooked ? run_hooked(j) : j.run([&] { later.push(j); });
-            if (!again && root && root->is(detail::job::ended)) return;
-            if (--limit == 0) return;
+            if (hooked) run_hooked(j);
+            else j.run([&] { later.push(j); });
         }
     }
-    bool run_hooked(detail::job& j) {
-        struct after {
-            const executor& ex;
-            const waker job_stays;
-            detail::job& j;
-            after(executor& e, detail::job& k) : ex(e), job_stays(k, 0), j(k) {}
-            ~after() {
-                ex.tell(ex.hooks.after_run, j);
-                if (j.is(detail::job::ended)) ex.tell(ex.hooks.on_finish, j);
-            }
-        };
-        const after tells(*this, j);
+    void run_hooked(detail::job& j) {
+        const waker stays(j, 0);
+        std::exception_ptr error;
         tell(hooks.before_run, j);
-        return j.run([&] { later.push(j); });
+        try {
+            j.run([&] { later.push(j); });
+        } catch (...) { error = std::current_exception(); }
+        tell(hooks.after_run, j);
+        if (j.is(detail::job::ended)) tell(hooks.on_finish, j);
+        if (error) std::rethrow_exception(error);
     }
     void tell(executor_hooks::hook hook, const detail::job& j) const {
         if (hook) hook(hooks.context, job_info(j));
@@ -186,8 +187,14 @@ private:
         ready.append(later);
         return hope || !idle();
     }
-    static void describe(const detail::ring& list, std::string& out, std::size_t depth);
+    void give_up();
+    static void list(const detail::ring& jobs, std::string& out, std::size_t depth);
+    // As what watches the root: it ends the turn.
+    void finished(detail::job&) noexcept override { quota = 0; }
+    bool interrupt(detail::job&) noexcept override { return true; }
+    void describe(std::string&) const override {}
 
+    int quota = 0;
     detail::run_queue ready, later;  // later: those that were woken while they ran
     detail::ring jobs;
     unsigned ticks = 0;
@@ -200,14 +207,15 @@ template <class T> T executor::run(task<T> root, source place) {
                                "block it: co_await the task, or spawn it");
     const detail::scoped<executor*> here(running, this);
     auto& job = start(root, place);
+    job.watcher = this;
     const join_handle<T> handle(job);
-    while (turn(64, &job), !handle.done()) {
+    while (turn(64), !handle.done()) {
         if (look()) continue;
         std::string text = "ringlet: deadlock, nothing can wake the root task. Live tasks:\n";
         dump(text);
         throw deadlock(text);
     }
-    return job.lost ? throw task_cancelled() : job.outcome.take();
+    return handle.take();
 }
 
 inline bool executor::try_tick() {
@@ -226,17 +234,24 @@ inline executor::~executor() {
             static_cast<detail::job*>(r)->cancel();
         try {
             while (!ready.empty()) turn(64);
-            if (empty() || look()) continue;
-            auto& stuck = static_cast<detail::job&>(*jobs.after);
-            tell(hooks.on_finish, stuck);
-            stuck.abandon();
+            if (!empty() && !look()) give_up();
         } catch (...) {  // of a task; nobody is left to take it
         }
     }
 }
+// Nothing can come any more: what is left waits in vain, under a shield, say. The innermost job
+// is cancelled, which a shield does not keep off; one that has been cancelled is ended.
+inline void executor::give_up() {
+    auto* stuck = static_cast<detail::job*>(jobs.after);
+    while (const detail::ring* inner = stuck->waiting ? stuck->waiting->children() : nullptr)
+        stuck = static_cast<detail::job*>(inner->after);
+    if (!stuck->cancelled) return stuck->cancel();
+    tell(hooks.on_finish, *stuck);
+    stuck->abandon();
+}
 
-inline void executor::describe(const detail::ring& list, std::string& out, std::size_t depth) {
-    for (detail::ring* r = list.after; r != &list; r = r->after) {
+inline void executor::list(const detail::ring& jobs, std::string& out, std::size_t depth) {
+    for (detail::ring* r = jobs.after; r != &jobs; r = r->after) {
         const auto& j = static_cast<const detail::job&>(*r);
         out.append(2 * depth, ' ').append("task spawned at ");
         detail::append_place(out, j.spawned);
@@ -246,11 +261,11 @@ inline void executor::describe(const detail::ring& list, std::string& out, std::
         out += " at ";
         detail::append_place(out, j.where);
         out += '\n';
-        if (const detail::ring* children = j.waiting ? j.waiting->children() : nullptr)
-            describe(*children, out, depth + 1);
+        const detail::ring* const children = j.waiting ? j.waiting->children() : nullptr;
+        if (children) list(*children, out, depth + 1);
     }
 }
-inline void executor::dump(std::string& out) const { describe(jobs, out, 1); }
+inline void executor::dump(std::string& out) const { list(jobs, out, 1); }
 
 // ---- 3. What programs call ----------------------------------------------------------------------
 
@@ -267,8 +282,11 @@ inline source last_place() { return job::current ? job::current->where : source(
 
 struct yield_awaiter {
     bool await_ready() const noexcept { return false; }
-    template <class P> void await_suspend(std::coroutine_handle<P> h) const {
-        awaiting_job<P>().yield(h);
+    template <class P>
+    void await_suspend(std::coroutine_handle<P> h, source place = source::current()) const {
+        job& j = awaiting_job<P>();
+        j.where = place;
+        j.leave_at(h, job::scheduled | job::woken);
     }
     void await_resume() const noexcept {}
 };

@@ -53,6 +53,7 @@
 
 namespace ringlet {
 
+class executor;
 using source = std::source_location;
 
 // What a schedule function may ask about the runnable that it is handed.
@@ -81,10 +82,11 @@ public:
     // array is used up, std::bad_alloc leaves the call that creates the coroutine. The resource
     // must outlive what comes from it. Throws std::logic_error while a frame or job is alive.
     template <class R> static void use(R* memory) {
-        static constexpr origin its{
-            [](void* r, std::size_t n) { return static_cast<R*>(r)->allocate(n, step); },
-            [](void* r, void* p, std::size_t n) { static_cast<R*>(r)->deallocate(p, n, step); }};
-        memory ? replace(its, memory) : use(nullptr);
+        const auto its = [](void* r, void* block, std::size_t n) -> void* {
+            if (!block) return static_cast<R*>(r)->allocate(n, step);
+            return static_cast<R*>(r)->deallocate(block, n, step), nullptr;
+        };
+        replace(memory ? +its : heap, memory);
     }
     static void use(std::nullptr_t) { replace(heap, nullptr); }
 
@@ -102,29 +104,27 @@ public:
     }
 
 private:
-    struct origin {
-        void* (*take)(void* resource, std::size_t n);
-        void (*give)(void* resource, void* p, std::size_t n);
-    };
+    using origin = void* (*)(void* resource, void* block, std::size_t n);  // takes, or gives back
+    static void* heap(void*, void* block, std::size_t n) {
+        return block ? (::operator delete(block), nullptr) : ::operator new(n);
+    }
     struct trimmer {
         ~trimmer() { trim(); }
     };
     static constexpr std::size_t step = 16, lists = 129;
-    static constexpr origin heap{[](void*, std::size_t n) { return ::operator new(n); },
-        [](void*, void* p, std::size_t) { ::operator delete(p); }};
     // Plain data: to reach it costs an instruction, and no test whether it has been constructed.
     inline static constinit thread_local void* free[lists]{};
     inline static constinit thread_local std::size_t taken = 0;  // blocks, those in lists included
-    inline static constinit thread_local const origin* from = &heap;
+    inline static constinit thread_local origin from = heap;
     inline static constinit thread_local void* resource = nullptr;
 
     // To be told of the thread's end takes a few bytes of the heap itself: not in the mode without.
     [[gnu::noinline]] static void* refill(std::size_t n) {
-        if (from == &heap) { [[maybe_unused]] static thread_local const trimmer at_thread_exit; }
-        void* const p = from->take(resource, n);
+        if (from == heap) { [[maybe_unused]] static thread_local const trimmer at_thread_exit; }
+        void* const p = from(resource, nullptr, n);
         return ++taken, p;
     }
-    static void give_back(void* p, std::size_t n) noexcept { --taken, from->give(resource, p, n); }
+    static void give_back(void* p, std::size_t n) noexcept { --taken, from(resource, p, n); }
     static void trim() noexcept {
         for (std::size_t list = 0; list < lists; ++list)
             while (void* const p = free[list]) {
@@ -132,10 +132,10 @@ private:
                 give_back(p, list * step);
             }
     }
-    static void replace(const origin& o, void* r) {
+    static void replace(origin o, void* r) {
         trim();
         if (taken) throw std::logic_error("ringlet::frame_pool::use: a frame or job is alive");
-        from = &o;
+        from = o;
         resource = r;
     }
 };
@@ -144,6 +144,7 @@ namespace detail {
 
 template <class T> struct job_of;
 template <class T, bool Try> struct join_wait;
+template <class T> struct single;
 
 // What comes from the pool.
 struct pooled {
@@ -176,10 +177,14 @@ struct job;
 struct ring {
     ring *before = this, *after = this;
     ring() = default;
-    explicit ring(ring& list) : before(std::exchange(list.before, this)), after(&list) {
+    explicit ring(ring& list) { join(list); }
+    ring(ring&&) noexcept {}  // what has a place in a list is not moved any more
+    bool empty() const { return after == this; }
+    void join(ring& list) {
+        before = std::exchange(list.before, this);
+        after = &list;
         before->after = this;
     }
-    ring(ring&&) = delete;
     void unlink() { after->before = before, before->after = after; }
 };
 
@@ -192,17 +197,6 @@ struct wait {
     virtual const ring* children() const { return nullptr; }
 };
 
-// A stretch of the chain of frames with its own answer to "stop". The outermost is the job: all of
-// it goes. A shielded stretch goes on to its end. One with a time limit can be stopped alone, and
-// the frame that awaits it goes on.
-struct section : ring {  // the ring is the job's; it lies here since that saves 16 bytes a job
-    section* outer = nullptr;
-    std::coroutine_handle<> frame;  // of the job: its outermost; else the one that awaits it
-    bool shields : 1 = false, stopped : 1 = false;
-    virtual void drop() noexcept {}  // destroys the frames inside
-    template <class... List> explicit section(List&... list) : ring(list...) {}
-};
-
 inline void append_place(std::string& out, source place) {
     out.append(place.file_name()).append(":").append(std::to_string(place.line()));
 }
@@ -211,19 +205,20 @@ inline void append_place(std::string& out, source place) {
 //
 //   field       who writes it, and when
 //   phase       the arrows of the diagram, see below
-//   held        spawn; the handle, when it goes
-//   stopped     cancel; `stop_asked`: cancel or a time limit, as something is to be stopped
-//   granted     run, when it resumes the job all the same: for a result, or under a shield
-//   lost        end, when the job has no result
 //   budget      waits that were over at once; a wait that was not fills it up; at zero a job yields
+//   held        spawn; the handle, when it goes
+//   cancelled   cancel; granted: run, when it resumes the job all the same, for a result
+//   failed      the outermost frame, when it ends with an exception
+//   lost        end, when the job has no result
 //   references  the handle and the wakers; the memory goes with the last, once the job has ended
 //   runs        run; a waker is for the suspension that one run ends in, and knows which
-//   point       the await that suspends: the innermost frame
+//   root        spawn: the outermost frame
+//   point       the await that suspends: the innermost
 //   waiting     the await: what the job waits for; nullptr: a waker
 //   watcher     the await of the handle: who is told of the job's end
-//   sections    the innermost stretch around `point`
-//   where       every await: its place; spawned: the spawn's
-struct job : pooled, section {
+//   parent      spawn: the job of the group that this one is a child in
+//   where       the await that suspends: its place; spawned: the spawn's
+struct job : pooled, ring {
     // The phase. SCHEDULED: a runnable exists; with `fulfilled`, the wait has a result, and even a
     // cancelled job is resumed. SUSPENDED: IDLE. ENDED: the frames are gone. None of these:
     // RUNNING; then `woken`: schedule at the end of the run; `returned`: a frame has returned to
@@ -232,28 +227,30 @@ struct job : pooled, section {
     static constexpr std::uint8_t woken = 16, returned = 32, look = 64, full_budget = 128;
 
     std::uint8_t phase = scheduled, budget = full_budget;
-    bool held : 1 = true, stop_asked : 1 = false, granted : 1 = false, lost : 1 = false;
+    bool held = true, cancelled = false, granted = false, failed = false, lost = false;
     std::uint32_t references = 1;
     std::uint64_t runs = 0;
     job* next;  // in the executor's queue, while SCHEDULED
-    std::coroutine_handle<> point;
+    std::coroutine_handle<> root, point;
     wait *waiting = nullptr, *watcher = nullptr;
-    section* sections = this;
+    job* parent = nullptr;
     source spawned, where;
     inline static constinit thread_local job* current = nullptr;  // that runs on this thread
 
     template <class... List>
-    explicit job(source place, List&... list) : section(list...), spawned(place), where(place) {}
-    virtual void schedule(schedule_info) noexcept = 0;  // makes a runnable, and hands it over
+    explicit job(source place, List&... list) : ring(list...), spawned(place), where(place) {}
+    virtual ~job() = default;
+    // Makes a runnable of `which`, this job or a child, and hands it to the schedule function.
+    virtual void schedule(job& which, schedule_info) noexcept = 0;
     virtual std::exception_ptr discard() noexcept = 0;  // drops the result; gives the exception
-    virtual void destroy() noexcept = 0;                // frees the job itself
 
     bool is(std::uint8_t phases) const { return phase & phases; }
 
     // Runs the job to its next suspension. If it was woken meanwhile it is scheduled again, and the
     // answer is true; `requeue` does that after a yield, inlined where the queue is known.
     template <class Requeue> [[gnu::always_inline]] bool run(Requeue requeue) {
-        if (stop_asked && !admit()) return end(true), false;
+        if (cancelled && !(granted = is(fulfilled))) [[unlikely]]
+            return end(true), false;
         phase = 0;
         ++runs;
         point.resume();
@@ -264,105 +261,69 @@ struct job : pooled, section {
         return settle();
     }
 
-    // For awaits: the frame h is suspended, and the job waits for w. False: the wait must not
-    // begin, since the job is to stop here.
-    bool suspend(std::coroutine_handle<> h, wait& w) {
-        budget = full_budget;
+    // For awaits: the frame h, at `place`, waits for w from now on (nullptr: for a waker), once
+    // start() has begun the wait. Whatever start() wakes runs after this run, not inside it. If
+    // start() throws, so does the await, and its wakers are void. `begins` is false where the wait
+    // must not begin, since the job is to end here.
+    void suspend(std::coroutine_handle<> h, source place, wait* w, bool begins, auto start) {
         point = h;
-        phase = suspended;
-        if (stop_asked) [[unlikely]] {
-            phase |= look;
-            if (stop_target()) return false;
-        }
-        waiting = &w;
-        return true;
-    }
-    // Calls what begins to wait. If it throws, the job does not wait: its wakers are for nothing.
-    void begin(auto start) {
-        try {
-            start();
-        } catch (...) {
-            phase = look;
-            waiting = nullptr;
-            ++runs;
-            throw;
-        }
+        where = place;
+        budget = full_budget;
+        if (w) phase = 0;  // it is not for those who woke the job before
+        if (begins) try {
+                waiting = w;
+                start();
+            } catch (...) {
+                waiting = nullptr;
+                phase = look;
+                ++runs;
+                throw;
+            }
+        phase |= cancelled || !(w || references) ? suspended | look : suspended;
     }
     // The same without a wait: what becomes of the job, and where it goes on.
     void leave_at(std::coroutine_handle<> h, int phases) {
         point = h;
         phase |= static_cast<std::uint8_t>(phases);
     }
-    void yield(std::coroutine_handle<> h) { leave_at(h, scheduled | woken); }
     // May a wait that is over at once go on without suspending? If not, the job is to yield.
     bool spend() { return budget-- || (budget = full_budget, false); }
 
     // For waits: it is over, without a result or with one.
     void let_go(std::uint8_t result = 0) {
         waiting = nullptr;
+        if (!is(suspended)) return leave_at(point, woken | result);
         phase = scheduled | result;
-        schedule(schedule_info());
+        schedule(*this, schedule_info());
     }
     void fulfil() { let_go(fulfilled); }
 
     // For handles.
     void wake() {
-        if (!is(scheduled | suspended | ended)) phase |= woken;
-        else if (is(suspended) && !waiting) let_go();
+        if (!waiting && !is(scheduled | ended)) let_go();
     }
     void cancel() {
-        if (stopped || is(ended)) return;
-        granted = false;
-        stop(*this);
+        if (cancelled || is(ended)) return;
+        cancelled = true;
+        phase |= look;
+        if (is(suspended) && (!waiting || waiting->interrupt(*this))) let_go();
     }
     void release() {
         if (--references) return;
-        if (is(ended)) return destroy();
-        if (!is(suspended) || !forsaken()) return;
-        sections = this;  // a shield is no help where nothing can happen any more
-        stop(*this);
+        if (is(ended)) delete this;
+        else if (is(suspended) && !waiting) cancel();  // nobody is left who could wake it
     }
+    // The handle goes; the job goes on, or does not.
+    void detach() {
+        held = false;
+        if (is(ended)) discard();
+        release();
+    }
+    void forsake() { cancel(), detach(); }
     // Ends the job at once, whatever it waits for.
-    void abandon() {
-        if (waiting) waiting->interrupt(*this);
-        end(true);
-    }
-
-    void enter(section& s, std::coroutine_handle<> awaiting) {
-        s.frame = awaiting;
-        s.outer = std::exchange(sections, &s);
-    }
-    void leave(section& s) {
-        sections = s.outer;
-        stop_asked = false;
-        for (section* o = sections; o; o = o->outer) stop_asked = stop_asked || o->stopped;
-    }
-    void stop(section& s) {
-        s.stopped = stop_asked = true;
-        phase |= look;
-        if (is(suspended) && stop_target() && (!waiting || waiting->interrupt(*this))) let_go();
-    }
-    // What is to be stopped: the outermost such section with no shield inside it, if any.
-    section* stop_target() const {
-        section* target = nullptr;
-        for (section* s = sections; s && !s->shields; s = s->outer)
-            if (s->stopped) target = s;
-        return target;
-    }
+    void abandon() { end(true); }
 
 private:
-    // Something is to be stopped: is there a frame to resume, at `point`? If a section goes, that
-    // is the one around it.
-    bool admit() {
-        section* const target = is(fulfilled) ? nullptr : stop_target();
-        if (target == this) return false;
-        granted = true;
-        if (!target) return true;
-        point = target->frame;
-        target->drop();
-        leave(*target);
-        return true;
-    }
     // After a run that has not simply suspended.
     [[gnu::noinline]] bool settle() {
         while (is(returned)) {
@@ -371,38 +332,29 @@ private:
             point.resume();
         }
         if (!is(scheduled | suspended)) complain();
-        section* const target = stop_target();
-        if (target && waiting && !waiting->interrupt(*this)) return false;
-        if (target ? target == this : !is(woken) && forsaken()) return end(true), false;
-        if (!target && !is(woken)) return false;
-        waiting = nullptr;
-        phase = scheduled;
-        schedule(schedule_info(true));
-        return true;
-    }
-    // Nobody is left who could wake the job: no handle, no waker, no wait, no time limit.
-    bool forsaken() const {
-        const section* s = sections;
-        while (s->shields) s = s->outer;
-        return !references && !waiting && s == this;
+        if (cancelled && !is(fulfilled)) {
+            if (!waiting || waiting->interrupt(*this)) end(true);
+            return false;
+        }
+        if (is(woken)) {
+            phase = scheduled | (phase & fulfilled);
+            schedule(*this, schedule_info(true));
+            return true;
+        }
+        if (!waiting && !references) end(true);
+        return false;
     }
     [[gnu::noinline]] void end(bool early) {
-        lost = early || (stopped && !granted);
+        lost = early || (cancelled && !granted);
         if (lost) phase = 0;
-        frame.destroy();
+        root.destroy();
         unlink();
         phase = ended;
-        if (watcher && !lost)
-            return std::exchange(watcher, nullptr)->finished(*this);  // which may free the job
-        if (!held || lost) finish();
-    }
-    // The end of a job whose result nobody waits for.
-    void finish() {
-        const std::exception_ptr error = discard();
-        const bool leaves = error && !lost && !stopped;
-        if (watcher) std::exchange(watcher, nullptr)->finished(*this);
-        else if (!references) destroy();
-        if (leaves) std::rethrow_exception(error);
+        const bool unclaimed = !held || lost, silent = cancelled || lost;
+        const std::exception_ptr error = unclaimed ? discard() : nullptr;
+        if (watcher) std::exchange(watcher, nullptr)->finished(*this);  // which may free the job
+        else if (!references) delete this;
+        if (error && !silent) std::rethrow_exception(error);
     }
     [[noreturn]] void complain() {
         std::string text =
@@ -419,14 +371,15 @@ private:
 
 // Where the outcome of a task lands: nothing yet, a value, or an exception. It lies with whoever
 // waits for it, so that no frame is kept for the sake of its result.
-template <class T> struct result {
+struct failure {
+    std::exception_ptr error;
+};
+template <class T> struct result : failure {
     struct nothing {
         void reset() {}
     };
     using stored = std::conditional_t<std::is_reference_v<T>, std::remove_reference_t<T>*, T>;
     using slot = std::conditional_t<std::is_void_v<T>, nothing, std::optional<stored>>;
-
-    std::exception_ptr error;
     [[no_unique_address]] slot value;
 
     template <class U> void set(U&& u) {
@@ -441,27 +394,10 @@ template <class T> struct result {
     std::exception_ptr discard() noexcept { return value.reset(), std::exchange(error, nullptr); }
 };
 
-// An awaiter that lives in the frame; g++ would copy one that is returned by reference.
-template <class A> struct borrowed {
-    A& awaiter;
-    explicit borrowed(A& a) : awaiter(a) {}
-    decltype(auto) await_ready() { return awaiter.await_ready(); }
-    template <class P> auto await_suspend(std::coroutine_handle<P> h) {
-        return awaiter.await_suspend(h);
-    }
-    decltype(auto) await_resume() { return awaiter.await_resume(); }
-};
-template <class A> auto awaiter_of(A&& a) {
-    if constexpr (requires { std::forward<A>(a).operator co_await(); })
-        return std::forward<A>(a).operator co_await();
-    else if constexpr (requires { operator co_await(std::forward<A>(a)); })
-        return operator co_await(std::forward<A>(a));
-    else return borrowed<std::remove_reference_t<A>>(a);
-}
-
 // What every frame of ours carries.
 struct promise_base : pooled {
     std::coroutine_handle<> caller;  // once it waits for this frame; of a root frame: its job
+    failure* outcome;
 
     std::suspend_always initial_suspend() const noexcept { return {}; }
     // The job's run() goes on with the caller. A symmetric transfer from here would do it too, but
@@ -472,23 +408,17 @@ struct promise_base : pooled {
         }
     };
     last_suspend final_suspend() const noexcept { return {}; }
-
-    // Every co_await passes here, and the job learns its place in the source.
-    template <class A> auto await_transform(A&& a, source where = source::current()) {
-        job::current->where = where;
-        return awaiter_of(std::forward<A>(a));
+    void unhandled_exception() noexcept {
+        outcome->error = std::current_exception();
+        if (caller.address() == job::current) job::current->failed = true;
     }
 };
 template <class T> struct promise_of : promise_base {
-    result<T>* outcome;
-    void unhandled_exception() noexcept { outcome->error = std::current_exception(); }
     template <class U = T>
     requires std::is_convertible_v<U, T>
-    void return_value(U&& u) { outcome->set(std::forward<U>(u)); }
+    void return_value(U&& u) { static_cast<result<T>*>(outcome)->set(std::forward<U>(u)); }
 };
 template <> struct promise_of<void> : promise_base {
-    result<void>* outcome;
-    void unhandled_exception() noexcept { outcome->error = std::current_exception(); }
     void return_void() const noexcept {}
 };
 
@@ -513,21 +443,19 @@ public:
         void destroy() { frame().destroy(); }
     };
     // Runs the task as a part of the awaiting one; gives its value or rethrows its exception.
-    auto operator co_await() && { return awaiter(frame.get()); }
+    auto operator co_await() && { return awaiter(take()); }
 
 private:
     template <class U> friend struct detail::job_of;
+    using owner = std::unique_ptr<promise_type, detail::ends_with<&promise_type::destroy>>;
+
     // Resumes the callee on the caller's stack. If it ends without suspending, which is the common
     // case, the caller has not suspended either; only one that really waits is told its caller.
     struct awaiter {
-        promise_type* callee;
+        owner callee;
         detail::result<T> outcome;
-        explicit awaiter(promise_type* p) : callee(p) {}
-        bool await_ready() const {
-            if (!callee || callee->frame().done())
-                throw std::logic_error("ringlet: a task is awaited twice");
-            return false;
-        }
+        explicit awaiter(owner o) : callee(std::move(o)) {}
+        bool await_ready() const noexcept { return false; }
         template <class P> bool await_suspend(std::coroutine_handle<P> caller) {
             detail::awaiting_job<P>();
             callee->outcome = &outcome;
@@ -540,11 +468,14 @@ private:
     };
 
     explicit task(promise_type* p) : frame(p) {}
-    std::unique_ptr<promise_type, detail::ends_with<&promise_type::destroy>> frame;
+    owner take() {
+        if (!frame) throw std::logic_error("ringlet: a task is awaited or spawned twice");
+        return std::move(frame);
+    }
+    owner frame;
 };
 
 // ---- 4. The handles -----------------------------------------------------------------------------
-
 // Makes a job runnable again. It is for one suspension: once the job has gone on it does nothing, so
 // no await is resumed by an old waker, and none has to check. Copyable, counted; may outlive the
 // job. Dropping the last waker of a detached job that waits for nothing else cancels it.
@@ -584,12 +515,16 @@ public:
     explicit operator bool() const { return job != nullptr; }
 
     // Hands itself to the schedule function.
-    void schedule() { job.release()->schedule(schedule_info()); }
+    void schedule() {
+        detail::job& j = *job.release();
+        j.schedule(j, schedule_info());
+    }
     // Runs the job to its next suspension. True: it was woken meanwhile, and has been scheduled
     // again. The exception of a detached job leaves here.
     bool run() && {
         const detail::scoped here(detail::job::current, job.get());
-        return job.release()->run([] { detail::job::current->schedule(schedule_info(true)); });
+        detail::job& j = *job.release();
+        return j.run([&] { j.schedule(j, schedule_info(true)); });
     }
     // A waker for the suspension that this run will end in.
     ringlet::waker waker() const { return ringlet::waker(*job, job->runs + 1); }
@@ -604,23 +539,17 @@ private:
 
 namespace detail {
 
+// A job with a result. The task gives its frame away; throws std::logic_error if it has none.
 template <class T> struct job_of : job {
     result<T> outcome;
     template <class... List>
-    job_of(task<T>& work, source place, List&... list) : job(place, list...) {
-        auto& promise = *work.frame.release();
-        frame = point = promise.frame();
-        promise.outcome = &outcome;
-        promise.caller = std::coroutine_handle<>::from_address(this);
+    job_of(auto* promise, source place, List&... list) : job(place, list...) {
+        root = point = promise->frame();
+        promise->outcome = &outcome;
+        promise->caller = std::coroutine_handle<>::from_address(static_cast<job*>(this));
     }
+    static auto* frame_of(task<T>& work) { return work.take().release(); }
     std::exception_ptr discard() noexcept override { return outcome.discard(); }
-    // The handle goes; the job goes on, or does not.
-    void detach() {
-        held = false;
-        if (is(ended)) outcome.discard();
-        release();
-    }
-    void forsake() { cancel(), detach(); }
 };
 
 // A job with its schedule function. That may run or drop the runnable on the spot, and lies in the
@@ -628,16 +557,26 @@ template <class T> struct job_of : job {
 template <class T, class S> struct scheduled_job final : job_of<T> {
     S function;
     template <class... List>
-    scheduled_job(task<T>& work, S s, source place, List&... list)
-        : job_of<T>(work, place, list...), function(std::move(s)) {}
-    void destroy() noexcept override { delete this; }
-    void schedule(schedule_info info) noexcept override {
-        if constexpr (std::is_invocable_v<S&, job&, schedule_info>) return function(*this, info);
+    scheduled_job(auto* promise, S s, source place, List&... list)
+        : job_of<T>(promise, place, list...), function(std::move(s)) {}
+    void schedule(job& which, schedule_info info) noexcept override {
+        if constexpr (std::is_invocable_v<S&, job&, schedule_info>) return function(which, info);
         ++this->references;
         if constexpr (std::is_invocable_v<S&, runnable, schedule_info>)
-            function(runnable(*this), info);
-        else if constexpr (std::is_invocable_v<S&, runnable>) function(runnable(*this));
+            function(runnable(which), info);
+        else if constexpr (std::is_invocable_v<S&, runnable>) function(runnable(which));
         this->release();
+    }
+};
+
+// A child in a group: it runs where its parent runs.
+template <class T> struct child_job final : job_of<T> {
+    child_job(auto* promise, source place, job& of, ring& siblings)
+        : job_of<T>(promise, place, siblings) {
+        this->parent = &of;
+    }
+    void schedule(job& which, schedule_info info) noexcept override {
+        this->parent->schedule(which, info);
     }
 };
 
@@ -671,8 +610,17 @@ public:
     }
 
 private:
+    friend class executor;
     template <class U, bool Try> friend struct detail::join_wait;
-    std::unique_ptr<detail::job_of<T>, detail::ends_with<&detail::job_of<T>::forsake>> job;
+    template <class U> friend struct detail::single;
+    T take() const { return job->lost ? throw task_cancelled() : job->outcome.take(); }
+    auto attempt() const {
+        const bool lost = job->lost;
+        if constexpr (std::is_void_v<T>) return !lost && (take(), true);
+        else if constexpr (std::is_reference_v<T>) return lost ? nullptr : &take();
+        else return lost ? std::nullopt : std::optional<T>(take());
+    }
+    std::unique_ptr<detail::job_of<T>, detail::ends_with<&detail::job::forsake>> job;
 };
 
 // Makes a job of the task. `schedule` is called as schedule(runnable) or schedule(runnable,
@@ -683,7 +631,8 @@ template <class T, class S>
 requires(std::is_invocable_v<S&, runnable> || std::is_invocable_v<S&, runnable, schedule_info>)
     std::pair<runnable, join_handle<T>> spawn(
         task<T> work, S schedule, source place = source::current()) {
-    auto& job = *new detail::scheduled_job<T, S>(work, std::move(schedule), place);
+    auto& job = *new detail::scheduled_job<T, S>(
+        detail::job_of<T>::frame_of(work), std::move(schedule), place);
     return {runnable(job), join_handle<T>(job)};
 }
 
@@ -691,14 +640,19 @@ requires(std::is_invocable_v<S&, runnable> || std::is_invocable_v<S&, runnable, 
 
 namespace detail {
 
-// An await that is a wait: W::start() begins it.
+// An await that is a wait: W::start() begins it, and cannot fail; what can fail, or may find that
+// there is nothing to wait for, belongs into await_ready. The place is that of the co_await: a
+// defaulted argument of await_transform would give it too, at the price of a second awaiter type.
 template <class W> struct waits : wait {
     job* owner = nullptr;
-    bool await_ready() const { return false; }
-    template <class P> void await_suspend(std::coroutine_handle<P> h) {
+    bool await_ready() const noexcept { return false; }
+    template <class P>
+    void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {
         owner = &awaiting_job<P>();
-        if (owner->suspend(h, *this)) owner->begin([this] { static_cast<W*>(this)->start(); });
+        W& self = static_cast<W&>(*this);
+        owner->suspend(h, place, this, self.begins(), [&self] { self.start(); });
     }
+    bool begins() const { return !owner->cancelled; }
 };
 
 // Waits for the end of another job.
@@ -716,19 +670,14 @@ template <class T, bool Try> struct join_wait final : waits<join_wait<T, Try>> {
     decltype(auto) await_resume() {
         if (!handle) refuse();  // another await took the value first
         const join_handle<T> ended(std::move(handle));
-        if constexpr (Try) return attempt(*ended.job);
-        else return ended.job->lost ? throw task_cancelled() : ended.job->outcome.take();
-    }
-    static auto attempt(job_of<T>& j) {
-        const bool lost = j.lost;
-        if constexpr (std::is_void_v<T>) return !lost && (j.outcome.take(), true);
-        else if constexpr (std::is_reference_v<T>) return lost ? nullptr : &j.outcome.take();
-        else return lost ? std::nullopt : std::optional<T>(j.outcome.take());
+        if constexpr (Try) return ended.attempt();
+        else return ended.take();
     }
     bool interrupt(job&) noexcept override { return handle.job->watcher = nullptr, true; }
     void finished(job&) noexcept override { this->owner->fulfil(); }
     void describe(std::string& out) const override { out += "join"; }
 };
+
 template <class F> struct suspension {
     using R = std::invoke_result_t<F&, waker>;
     F hand_over;
@@ -736,38 +685,101 @@ template <class F> struct suspension {
 
     explicit suspension(F f) : hand_over(std::move(f)) {}
     bool await_ready() const noexcept { return false; }
-    template <class P> void await_suspend(std::coroutine_handle<P> h) {
+    template <class P>
+    void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {
         job& j = awaiting_job<P>();
-        if (!j.stop_target())
-            j.begin([&] {
-                if constexpr (std::is_void_v<R>) hand_over(waker(j, j.runs));
-                else given.set(hand_over(waker(j, j.runs)));
-            });
-        j.leave_at(h, j.references && !j.stop_asked ? job::suspended : job::suspended | job::look);
+        j.suspend(h, place, nullptr, !j.cancelled, [this, &j] {
+            if constexpr (std::is_void_v<R>) hand_over(waker(j, j.runs));
+            else given.set(hand_over(waker(j, j.runs)));
+        });
     }
     R await_resume() { return given.take(); }
 };
 
-template <class T> struct shielded : section {
-    task<T> work;
-    decltype(std::declval<task<T>>().operator co_await()) inner;
-
-    explicit shielded(task<T> t) : work(std::move(t)), inner(std::move(work).operator co_await()) {
-        shields = true;
-    }
-    bool await_ready() const { return inner.await_ready(); }
-    template <class P> bool await_suspend(std::coroutine_handle<P> h) {
-        awaiting_job<P>().enter(*this, h);
-        return inner.await_suspend(h);
-    }
-    T await_resume() {
-        job::current->leave(*this);
-        return inner.await_resume();
+struct cancel_query : std::suspend_never {
+    bool await_resume() const noexcept {
+        const job* j = job::current;
+        while (j && !j->cancelled) j = j->parent;
+        return j;
     }
 };
 
-struct cancel_query : std::suspend_never {
-    bool await_resume() const noexcept { return job::current->stop_asked; }
+// ---- 6. Groups ----------------------------------------------------------------------------------
+
+// Children that one await waits for: the mechanism of everything that waits for several tasks, or
+// for one in a way of its own. The children are jobs of their own, in the group's list and not in
+// the executor's, and the frame with the group stays until the last of them has ended: so they may
+// borrow from it. Cancelling the owner cancels the children, and waits for them.
+struct group : waits<group> {
+    // Who must end well for the group to have a result: all, or else the rest is cancelled; any,
+    // and then the rest is cancelled; a shielded child, which its owner's cancel does not reach.
+    enum policy : std::uint8_t { all, any, shield };
+
+    ring members;              // that have not ended
+    std::exception_ptr error;  // the first
+    const char* name;
+    policy mode;
+    bool stopping = false;
+    int missing;  // results
+
+    group(const char* n, policy p) : name(n), mode(p), missing(p != all) {}
+    group(group&&) = default;
+    ~group() {  // of children that never began: their job was cancelled just then
+        while (!members.empty()) {
+            job& j = static_cast<job&>(*members.after);
+            j.watcher = nullptr;
+            j.abandon();
+        }
+    }
+    // A child, to be called from await_ready. Throws std::bad_alloc.
+    template <class T> join_handle<T> add(task<T>& work, source place) {
+        auto& j = *new child_job<T>(job_of<T>::frame_of(work), place, *job::current, members);
+        j.watcher = this;
+        missing += mode == all;
+        return join_handle<T>(j);
+    }
+    bool begins() const { return mode == shield || !owner->cancelled; }
+    void start() noexcept {
+        for (ring *r = members.after, *next; r != &members; r = next) {
+            next = r->after;
+            job& j = static_cast<job&>(*r);
+            j.schedule(j, schedule_info());
+        }
+    }
+    void stop() noexcept {
+        if (std::exchange(stopping, true)) return;
+        for (ring *r = members.after, *next; r != &members; r = next) {
+            next = r->after;
+            static_cast<job*>(r)->cancel();
+        }
+    }
+    // Throws what the owner is to learn when there is no result.
+    void check() const {
+        if (missing <= 0) return;
+        error ? std::rethrow_exception(error) : throw task_cancelled();
+    }
+    bool interrupt(job&) noexcept override { return mode != shield && (stop(), false); }
+    void finished(job& j) noexcept override {
+        const bool good = !j.failed && !j.lost;
+        missing -= good;
+        if (j.failed && !error) error = j.discard();
+        if (!good || mode == any) stop();
+        if (!members.empty()) return;
+        missing <= 0 || (error && mode == shield) ? owner->fulfil() : owner->let_go();
+    }
+    void describe(std::string& out) const override { out += name; }
+    const ring* children() const override { return &members; }
+};
+
+// A group of one.
+template <class T> struct single : group {
+    task<T> work;
+    join_handle<T> child;
+    source place;
+    single(const char* n, policy p, task<T> t, source s)
+        : group(n, p), work(std::move(t)), place(s) {}
+    bool await_ready() { return child = add(work, place), false; }
+    T await_resume() { return check(), child.take(); }
 };
 
 }  // namespace detail
@@ -780,10 +792,12 @@ auto suspend(F hand_over) { return detail::suspension<F>(std::move(hand_over)); 
 
 // Runs the task to its end even if the awaiting job is cancelled meanwhile; the cancel takes effect
 // at the first suspension after it. For cleanup that has to await.
-template <class T> auto shield(task<T> work) { return detail::shielded<T>(std::move(work)); }
+template <class T> auto shield(task<T> work, source place = source::current()) {
+    return detail::single<T>("shield", detail::group::shield, std::move(work), place);
+}
 
-// Is the running job, or a part of it that this code belongs to, to be stopped? For computations
-// that take long, and under a shield. Never suspends.
+// Is the running job, or one that waits for it as a child, to be stopped? For computations that
+// take long, and under a shield. Never suspends.
 inline auto cancel_requested() { return detail::cancel_query(); }
 
 }  // namespace ringlet

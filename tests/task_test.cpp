@@ -240,10 +240,8 @@ TEST_CASE("locals go when the task ends, parameters when its frame goes") {
         CHECK(locals == 1);
         CHECK(parameters == 1);  // the task was a temporary
         task<> named = work(locals, guard(parameters));
-        co_await std::move(named);
+        co_await std::move(named);  // which gives its frame to the await
         CHECK(locals == 2);
-        CHECK(parameters == 1);
-        drop(std::move(named));
         CHECK(parameters == 2);
     };
     l.run(root());
@@ -978,7 +976,6 @@ TEST_CASE("a job that cancels itself ends at its next suspension, not before") {
         drop(std::move(me));
         int n = co_await give(3);  // nothing to wait for: no suspension
         log.push_back("ready " + std::to_string(n));
-        n = co_await ringlet::shield(give(4));
         bool cancelled = co_await ringlet::cancel_requested();
         log.push_back(cancelled ? "cancelled" : "forgotten");
         co_await g.wait();
@@ -1076,34 +1073,27 @@ TEST_CASE("a detached job that waits for another job is not given up") {
 }
 
 TEST_CASE("a detached job is cancelled with its last waker, wherever that goes") {
-    for (bool shielded : {false, true}) {
-        for (bool in_the_run : {false, true}) {
-            history log;
-            loop l;
-            waker last;
-            auto work = [&]() -> task<> {
-                leaving note(log, "work");
-                co_await ringlet::suspend([&](waker w) {
-                    if (!in_the_run) last = std::move(w);
-                });
-                log.push_back("not reached");
-            };
-            auto under_shield = [&]() -> task<> {
-                leaving note(log, "caller");
-                co_await ringlet::shield(work());
-                log.push_back("not reached");
-            };
-            l.spawn(shielded ? under_shield() : work()).detach();
-            l.drain();
-            if (!in_the_run) {
-                CHECK(log.empty());
-                drop(std::move(last));
-                CHECK(log.empty());
-                CHECK(l.schedules == 1);
-                CHECK(l.drain() == 1);
-            }
-            CHECK(log == (shielded ? history{"~work", "~caller"} : history{"~work"}));
+    for (bool in_the_run : {false, true}) {
+        history log;
+        loop l;
+        waker last;
+        auto work = [&]() -> task<> {
+            leaving note(log, "work");
+            co_await ringlet::suspend([&](waker w) {
+                if (!in_the_run) last = std::move(w);
+            });
+            log.push_back("not reached");
+        };
+        l.spawn(work()).detach();
+        l.drain();
+        if (!in_the_run) {
+            CHECK(log.empty());
+            drop(std::move(last));
+            CHECK(log.empty());
+            CHECK(l.schedules == 1);
+            CHECK(l.drain() == 1);
         }
+        CHECK(log == history{"~work"});
     }
 }
 
@@ -1369,7 +1359,8 @@ TEST_CASE("a job that was cancelled in this run can still shield its cleanup") {
         log == history{"cancelled before", "cancelled meanwhile", "~inside", "got 5", "~outside"});
 }
 
-TEST_CASE("dropping the runnable under a shield ends everything: nobody is left to run it") {
+TEST_CASE("dropping the runnable of a shielded task cancels it, and its caller learns that") {
+    loop l;
     gate a, b;
     history log;
     std::deque<runnable> queue;
@@ -1380,11 +1371,23 @@ TEST_CASE("dropping the runnable under a shield ends everything: nobody is left 
     };
     auto [r, h] = ringlet::spawn(work(), [&](runnable x) { queue.push_back(std::move(x)); });
     std::move(r).run();
+    REQUIRE(queue.size() == 1);  // the child's
+    runnable child = std::move(queue.front());
+    queue.clear();
+    std::move(child).run();
     a.open();
     REQUIRE(queue.size() == 1);
+    child = std::move(queue.front());
     queue.clear();
+    drop(std::move(child));
+    CHECK(log == history{"begun", "~inside"});
+    REQUIRE(queue.size() == 1);
+    CHECK_FALSE(std::move(queue.front()).run());
     CHECK(log == history{"begun", "~inside", "~outside"});
     CHECK(h.done());
+    l.run([](join_handle<> ended) -> task<> {
+        CHECK_THROWS_AS(co_await std::move(ended), ringlet::task_cancelled);
+    }(std::move(h)));
 }
 
 // ---- wakers ------------------------------------------------------------------------------------
