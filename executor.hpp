@@ -73,17 +73,28 @@ struct run_queue {
         *end = &j;
         end = &j.next;
     }
-    job* pop() {
-        job* const j = first;
-        if (end == &j->next) end = &first;
-        else first = j->next;
-        return j;
-    }
     void append(run_queue& other) {
         if (other.empty()) return;
         *end = other.first;
         end = std::exchange(other.end, &other.first);
     }
+};
+// All jobs of a queue, taken at once: so the next one is at hand without a look into the queue,
+// which saves a tenth of a yield. Those that are not popped go back to the queue's front.
+struct batch {
+    run_queue& from;
+    job *next, **const end;
+    explicit batch(run_queue& q) : from(q), next(q.first), end(std::exchange(q.end, &q.first)) {
+        *end = nullptr;
+    }
+    batch(batch&&) = delete;
+    ~batch() {
+        if (!next) return;
+        *end = from.first;
+        from.first = next;
+        if (from.empty()) from.end = end;
+    }
+    job& pop() { return *std::exchange(next, next->next); }
 };
 
 // What co_await takes, and what it gives.
@@ -113,7 +124,7 @@ task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
 
 // Runs tasks, one at a time, on the thread that calls run() or try_tick(). Its end cancels all
 // tasks and runs until the last has let go of what it waits for; shielded ones run to their end.
-class executor : detail::wait {
+class executor {
 public:
     executor_hooks hooks;
     // What it waits with. The reactor puts itself here at the first operation, the timers at the
@@ -149,29 +160,37 @@ private:
     [[gnu::always_inline]] detail::job_of<T>& start(task<T>& work, source place) {
         const auto enqueue = [this](detail::job& j, schedule_info info) {
             (info.woken_while_running ? later : ready).push(j);
-            if (hooks.on_spawn && !j.runs) tell(hooks.on_spawn, j);
         };
         using own_job = detail::scheduled_job<T, decltype(enqueue)>;
         auto& job = *new own_job(detail::job_of<T>::frame_of(work), enqueue, place, jobs);
-        enqueue(job, schedule_info());
+        ready.push(job);
+        if (hooks.on_spawn) tell(hooks.on_spawn, job);
         return job;
     }
     // Runs up to `limit` jobs, and none after the root has ended.
-    void turn(int limit) {
+    void turn(int limit, const detail::job* root = nullptr) {
         const detail::scoped restores(detail::job::current, detail::job::current);
-        const bool hooked = hooks.before_run || hooks.after_run || hooks.on_finish;
-        for (quota = limit; !ready.empty() && quota > 0; --quota) {
-            detail::job& j = *(detail::job::current = ready.pop());
-            if (hooked) run_hooked(j);
-            else j.run([&] { later.push(j); });
+        const bool hooked = hooks.on_spawn || hooks.before_run || hooks.after_run || hooks.on_finish;
+        while (limit && !ready.empty()) {
+            detail::batch some(ready);
+            do {
+                detail::job& j = *(detail::job::current = &some.pop());
+                const auto requeue = [&] { later.push(j); };
+                const auto unless_idle = [&] {
+                    if (root && root->is(detail::job::ended)) limit = 1;
+                };
+                if (hooked) run_hooked(j, requeue, unless_idle);
+                else j.run(requeue, unless_idle);
+            } while (--limit && some.next);
         }
     }
-    void run_hooked(detail::job& j) {
+    void run_hooked(detail::job& j, auto requeue, auto unless_idle) {
         const waker stays(j, 0);
         std::exception_ptr error;
+        if (j.parent && !j.runs) tell(hooks.on_spawn, j);
         tell(hooks.before_run, j);
         try {
-            j.run([&] { later.push(j); });
+            j.run(requeue, unless_idle);
         } catch (...) { error = std::current_exception(); }
         tell(hooks.after_run, j);
         if (j.is(detail::job::ended)) tell(hooks.on_finish, j);
@@ -189,12 +208,6 @@ private:
     }
     void give_up();
     static void list(const detail::ring& jobs, std::string& out, std::size_t depth);
-    // As what watches the root: it ends the turn.
-    void finished(detail::job&) noexcept override { quota = 0; }
-    bool interrupt(detail::job&) noexcept override { return true; }
-    void describe(std::string&) const override {}
-
-    int quota = 0;
     detail::run_queue ready, later;  // later: those that were woken while they ran
     detail::ring jobs;
     unsigned ticks = 0;
@@ -207,9 +220,8 @@ template <class T> T executor::run(task<T> root, source place) {
                                "block it: co_await the task, or spawn it");
     const detail::scoped<executor*> here(running, this);
     auto& job = start(root, place);
-    job.watcher = this;
     const join_handle<T> handle(job);
-    while (turn(64), !handle.done()) {
+    while (turn(64, &job), !handle.done()) {
         if (look()) continue;
         std::string text = "ringlet: deadlock, nothing can wake the root task. Live tasks:\n";
         dump(text);

@@ -226,7 +226,8 @@ struct job : pooled, ring {
     static constexpr std::uint8_t scheduled = 1, suspended = 2, ended = 4, fulfilled = 8;
     static constexpr std::uint8_t woken = 16, returned = 32, look = 64, full_budget = 128;
 
-    std::uint8_t phase = scheduled, budget = full_budget;
+    std::uint16_t budget = full_budget;
+    std::uint8_t phase = scheduled;
     bool held = true, cancelled = false, granted = false, failed = false, lost = false;
     std::uint32_t references = 1;
     std::uint64_t runs = 0;
@@ -247,8 +248,10 @@ struct job : pooled, ring {
     bool is(std::uint8_t phases) const { return phase & phases; }
 
     // Runs the job to its next suspension. If it was woken meanwhile it is scheduled again, and the
-    // answer is true; `requeue` does that after a yield, inlined where the queue is known.
-    template <class Requeue> [[gnu::always_inline]] bool run(Requeue requeue) {
+    // answer is true; `requeue` does that after a yield, and `unless_idle` is told of a run that
+    // has not simply suspended: both are inlined into the loop of the executor, the hot path.
+    template <class Requeue, class Told>
+    [[gnu::always_inline]] bool run(Requeue requeue, Told unless_idle) {
         if (cancelled && !(granted = is(fulfilled))) [[unlikely]]
             return end(true), false;
         phase = 0;
@@ -257,8 +260,9 @@ struct job : pooled, ring {
         if (phase == (scheduled | woken)) [[likely]]
             return requeue(), true;
         if (phase == suspended) return false;
-        if (phase == returned && point.address() == this) return end(false), false;
-        return settle();
+        const bool over = phase == returned && point.address() == this;
+        const bool again = over ? end(false), false : settle();
+        return unless_idle(), again;
     }
 
     // For awaits: the frame h, at `place`, waits for w from now on (nullptr: for a waker), once
@@ -316,7 +320,7 @@ struct job : pooled, ring {
     // The handle goes; the job goes on, or does not.
     void detach() {
         held = false;
-        if (is(ended)) discard();
+        if (is(ended) && references > 1) discard();  // else it goes with the job
         release();
     }
     void forsake() { cancel(), detach(); }
@@ -350,9 +354,14 @@ private:
         root.destroy();
         unlink();
         phase = ended;
-        const bool unclaimed = !held || lost, silent = cancelled || lost;
-        const std::exception_ptr error = unclaimed ? discard() : nullptr;
+        if (!held || lost) return bury();
         if (watcher) std::exchange(watcher, nullptr)->finished(*this);  // which may free the job
+    }
+    // The end of a job whose result nobody takes.
+    void bury() {
+        const bool silent = cancelled || lost;
+        const std::exception_ptr error = discard();
+        if (watcher) std::exchange(watcher, nullptr)->finished(*this);
         else if (!references) delete this;
         if (error && !silent) std::rethrow_exception(error);
     }
@@ -524,7 +533,7 @@ public:
     bool run() && {
         const detail::scoped here(detail::job::current, job.get());
         detail::job& j = *job.release();
-        return j.run([&] { j.schedule(j, schedule_info(true)); });
+        return j.run([&] { j.schedule(j, schedule_info(true)); }, [] {});
     }
     // A waker for the suspension that this run will end in.
     ringlet::waker waker() const { return ringlet::waker(*job, job->runs + 1); }
