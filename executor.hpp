@@ -83,16 +83,21 @@ struct run_queue {
 // which saves a tenth of a yield. Those that are not popped go back to the queue's front.
 struct batch {
     run_queue& from;
-    job *next, **const end;
-    explicit batch(run_queue& q) : from(q), next(q.first), end(std::exchange(q.end, &q.first)) {
-        *end = nullptr;
-    }
+    job *next = nullptr, **end = nullptr;
+    explicit batch(run_queue& q) : from(q) {}
     batch(batch&&) = delete;
     ~batch() {
         if (!next) return;
         *end = from.first;
         from.first = next;
         if (from.empty()) from.end = end;
+    }
+    bool refill() {
+        if (from.empty()) return false;
+        next = from.first;
+        end = std::exchange(from.end, &from.first);
+        *end = nullptr;
+        return true;
     }
     job& pop() { return *std::exchange(next, next->next); }
 };
@@ -136,7 +141,8 @@ public:
     ~executor();
 
     // The task runs at the next turn. Throws std::bad_alloc.
-    template <class T> join_handle<T> spawn(task<T> work, source place = source::current()) {
+    template <class T>
+    [[gnu::always_inline]] join_handle<T> spawn(task<T> work, source place = source::current()) {
         return join_handle<T>(start(work, place));
     }
     // Runs until `root` has ended, and gives its value or rethrows its exception. The other tasks
@@ -170,18 +176,17 @@ private:
     // Runs up to `limit` jobs, and none after the root has ended.
     void turn(int limit, const detail::job* root = nullptr) {
         const detail::scoped restores(detail::job::current, detail::job::current);
-        const bool hooked = hooks.on_spawn || hooks.before_run || hooks.after_run || hooks.on_finish;
-        while (limit && !ready.empty()) {
-            detail::batch some(ready);
-            do {
-                detail::job& j = *(detail::job::current = &some.pop());
-                const auto requeue = [&] { later.push(j); };
-                const auto unless_idle = [&] {
-                    if (root && root->is(detail::job::ended)) limit = 1;
-                };
-                if (hooked) run_hooked(j, requeue, unless_idle);
-                else j.run(requeue, unless_idle);
-            } while (--limit && some.next);
+        const bool hooked = hooks.on_spawn || hooks.before_run || hooks.after_run
+            || hooks.on_finish;
+        detail::batch some(ready);
+        for (; limit && (some.next || some.refill()); --limit) {
+            detail::job& j = *(detail::job::current = &some.pop());
+            const auto requeue = [&] { later.push(j); };
+            const auto unless_idle = [&] {
+                if (root && root->is(detail::job::ended)) limit = 1;
+            };
+            if (hooked) run_hooked(j, requeue, unless_idle);
+            else j.run(requeue, unless_idle);
         }
     }
     void run_hooked(detail::job& j, auto requeue, auto unless_idle) {
@@ -208,6 +213,9 @@ private:
     }
     void give_up();
     static void list(const detail::ring& jobs, std::string& out, std::size_t depth);
+    // Or g++ 12 warns that `running` keeps the address of block_on's local variable.
+    executor* self() { return std::launder(this); }
+
     detail::run_queue ready, later;  // later: those that were woken while they ran
     detail::ring jobs;
     unsigned ticks = 0;
@@ -218,7 +226,7 @@ template <class T> T executor::run(task<T> root, source place) {
     if (running)
         throw std::logic_error("ringlet: block_on, or executor::run, in a running executor would "
                                "block it: co_await the task, or spawn it");
-    const detail::scoped<executor*> here(running, this);
+    const detail::scoped here(running, self());
     auto& job = start(root, place);
     const join_handle<T> handle(job);
     while (turn(64, &job), !handle.done()) {
@@ -227,12 +235,12 @@ template <class T> T executor::run(task<T> root, source place) {
         dump(text);
         throw deadlock(text);
     }
-    return handle.take();
+    return job.take();
 }
 
 inline bool executor::try_tick() {
     if (running == this) throw std::logic_error("ringlet: try_tick in the executor that it ticks");
-    const detail::scoped<executor*> here(running, this);
+    const detail::scoped here(running, self());
     if (ready.empty() || ++ticks % 64 == 0) look(false);
     const bool any = !ready.empty();
     turn(1);
@@ -240,7 +248,7 @@ inline bool executor::try_tick() {
 }
 
 inline executor::~executor() {
-    const detail::scoped<executor*> here(running, this);
+    const detail::scoped here(running, self());
     while (!empty()) {
         for (detail::ring* r = jobs.after; r != &jobs; r = r->after)
             static_cast<detail::job*>(r)->cancel();

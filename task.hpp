@@ -53,7 +53,6 @@
 
 namespace ringlet {
 
-class executor;
 using source = std::source_location;
 
 // What a schedule function may ask about the runnable that it is handed.
@@ -559,7 +558,16 @@ template <class T> struct job_of : job {
     }
     static auto* frame_of(task<T>& work) { return work.take().release(); }
     std::exception_ptr discard() noexcept override { return outcome.discard(); }
+    // The result, or what stands for none.
+    T take() { return lost ? throw task_cancelled() : outcome.take(); }
+    auto attempt() {
+        if constexpr (std::is_void_v<T>) return !lost && (take(), true);
+        else if constexpr (std::is_reference_v<T>) return lost ? nullptr : &take();
+        else return lost ? std::nullopt : std::optional<T>(take());
+    }
 };
+
+template <class T> using owned = std::unique_ptr<job_of<T>, ends_with<&job::forsake>>;
 
 // A job with its schedule function. That may run or drop the runnable on the spot, and lies in the
 // job, which therefore is kept meanwhile.
@@ -619,17 +627,8 @@ public:
     }
 
 private:
-    friend class executor;
     template <class U, bool Try> friend struct detail::join_wait;
-    template <class U> friend struct detail::single;
-    T take() const { return job->lost ? throw task_cancelled() : job->outcome.take(); }
-    auto attempt() const {
-        const bool lost = job->lost;
-        if constexpr (std::is_void_v<T>) return !lost && (take(), true);
-        else if constexpr (std::is_reference_v<T>) return lost ? nullptr : &take();
-        else return lost ? std::nullopt : std::optional<T>(take());
-    }
-    std::unique_ptr<detail::job_of<T>, detail::ends_with<&detail::job::forsake>> job;
+    detail::owned<T> job;
 };
 
 // Makes a job of the task. `schedule` is called as schedule(runnable) or schedule(runnable,
@@ -678,9 +677,9 @@ template <class T, bool Try> struct join_wait final : waits<join_wait<T, Try>> {
     }
     decltype(auto) await_resume() {
         if (!handle) refuse();  // another await took the value first
-        const join_handle<T> ended(std::move(handle));
-        if constexpr (Try) return ended.attempt();
-        else return ended.take();
+        const std::unique_ptr<job_of<T>, ends_with<&job::detach>> ended(handle.job.release());
+        if constexpr (Try) return ended->attempt();
+        else return ended->take();
     }
     bool interrupt(job&) noexcept override { return handle.job->watcher = nullptr, true; }
     void finished(job&) noexcept override { this->owner->fulfil(); }
@@ -741,11 +740,11 @@ struct group : waits<group> {
         }
     }
     // A child, to be called from await_ready. Throws std::bad_alloc.
-    template <class T> join_handle<T> add(task<T>& work, source place) {
+    template <class T> job_of<T>& add(task<T>& work, source place) {
         auto& j = *new child_job<T>(job_of<T>::frame_of(work), place, *job::current, members);
         j.watcher = this;
         missing += mode == all;
-        return join_handle<T>(j);
+        return j;
     }
     bool begins() const { return mode == shield || !owner->cancelled; }
     void start() noexcept {
@@ -783,12 +782,12 @@ struct group : waits<group> {
 // A group of one.
 template <class T> struct single : group {
     task<T> work;
-    join_handle<T> child;
+    owned<T> child;
     source place;
     single(const char* n, policy p, task<T> t, source s)
         : group(n, p), work(std::move(t)), place(s) {}
-    bool await_ready() { return child = add(work, place), false; }
-    T await_resume() { return check(), child.take(); }
+    bool await_ready() { return child.reset(&add(work, place)), false; }
+    T await_resume() { return check(), child->take(); }
 };
 
 }  // namespace detail
