@@ -27,6 +27,8 @@
 
 #include "task.hpp"
 
+#include <tuple>
+
 namespace ringlet {
 
 // ---- 1. Where an executor sleeps ----------------------------------------------------------------
@@ -135,6 +137,8 @@ public:
     // What it waits with. The reactor puts itself here at the first operation, the timers at the
     // first timer; an executor that knows neither has none.
     std::unique_ptr<parker> io, clock;
+    // Calls that other threads make for a task: until they are back, virtual time stands still.
+    unsigned outside = 0;
 
     executor() = default;
     executor(executor&&) = delete;
@@ -343,5 +347,217 @@ auto spawn(F f, A... args) {
 
 // Lets everything else that is runnable run first, and the executor look at I/O and timers.
 inline auto yield_now() { return detail::yielding(); }
+
+// ---- 4. Waiting together ------------------------------------------------------------------------
+
+// What a task<> gives where a value is expected.
+struct nothing {};
+
+class scope_ref;
+
+namespace detail {
+
+// What one child gives to when_any, an optional, or to when_all.
+template <bool Any, class T> decltype(auto) part_of(job_of<T>& j) {
+    if constexpr (!std::is_void_v<T>) {
+        if constexpr (Any) return j.attempt();
+        else return j.take();
+    } else if constexpr (Any) return j.attempt() ? std::optional(nothing()) : std::nullopt;
+    else return j.take(), nothing();
+}
+
+template <bool Any, class... T> struct joined final : group {
+    std::tuple<task<T>...> work;
+    std::tuple<owned<T>...> jobs;
+    explicit joined(task<T>... t)
+        : group(Any ? "when_any" : "when_all", Any ? any : all), work(std::move(t)...) {}
+    bool await_ready() {
+        std::apply([this](auto&... w) { jobs = {owned<T>(&add(w))...}; }, work);
+        return sizeof...(T) == 0;
+    }
+    auto await_resume() {
+        check();
+        return std::apply(
+            [](auto&... j) {
+                return std::tuple<decltype(part_of<Any>(*j))...>{part_of<Any>(*j)...};
+            },
+            jobs);
+    }
+};
+template <bool Any, template <class...> class List, class T> struct joined_list final : group {
+    List<task<T>> work;
+    List<owned<T>> jobs;
+    explicit joined_list(List<task<T>> l)
+        : group(Any ? "when_any" : "when_all", Any ? any : all), work(std::move(l)) {}
+    bool await_ready() {
+        if (Any && work.empty()) throw std::invalid_argument("ringlet: when_any of no task");
+        for (auto& w : work) jobs.push_back(owned<T>(&add(w)));
+        return work.empty();
+    }
+    auto await_resume() {
+        check();
+        List<decltype(part_of<Any>(*jobs.front()))> parts;
+        for (auto& j : jobs) parts.push_back(part_of<Any>(*j));
+        return parts;
+    }
+};
+
+template <class F> struct scoping final : group {
+    using T = await_result<std::invoke_result_t<F&, scope_ref>>;
+    F body;
+    owned<T> main;
+    explicit scoping(F f) : group("scope", all), body(std::move(f)) {}
+    bool await_ready() {
+        auto work = as_task(body(scope_ref(*this)));
+        return main.reset(&add(work)), false;
+    }
+    T await_resume() { return check(), main->take(); }
+    void finished(job& j) noexcept override {
+        const bool child = &j != main.get();
+        group::finished(j);
+        if (child) j.detach();
+    }
+};
+
+}  // namespace detail
+
+// Runs the tasks side by side, and gives a tuple of their values, `nothing` for a task<>. The first
+// exception cancels the others, waits for them, and is rethrown. Takes tasks or other awaitables,
+// or a vector of tasks, which gives a vector. Costs a job for each.
+template <detail::awaitable... A> auto when_all(A... work) {
+    return detail::joined<false, detail::await_result<A>...>(detail::as_task(std::move(work))...);
+}
+template <template <class...> class List, class T> auto when_all(List<task<T>> work) {
+    return detail::joined_list<false, List, T>(std::move(work));
+}
+// The same until one has ended: then the others are cancelled, and waited for. Gives optionals:
+// whoever finished has a value, at least one does. If nobody has, the first exception is rethrown.
+template <detail::awaitable... A>
+requires(sizeof...(A) > 0) auto when_any(A... work) {
+    return detail::joined<true, detail::await_result<A>...>(detail::as_task(std::move(work))...);
+}
+template <template <class...> class List, class T> auto when_any(List<task<T>> work) {
+    return detail::joined_list<true, List, T>(std::move(work));
+}
+
+// Starts children in a scope, for as long as that lasts. Copyable.
+class scope_ref {
+public:
+    explicit scope_ref(detail::group& g) : group(&g) {}
+    // The child runs at the next turn; its value is dropped.
+    template <detail::awaitable A> void spawn(A work, source place = source::current()) const {
+        auto child = detail::as_task(std::move(work));
+        auto& j = group->add(child);
+        j.spawned = j.where = place;
+        if (group->stopping) j.cancel();
+        j.schedule(j, schedule_info());
+    }
+
+private:
+    detail::group* group;
+};
+// Runs the task f(scope_ref), and gives its value when it and all children that it spawned in the
+// scope have ended: so they may borrow what lives in this frame. The first exception cancels the
+// others, and is rethrown when they have ended.
+template <class F>
+requires std::is_invocable_v<F&, scope_ref>
+auto scope(F f) { return detail::scoping<F>(std::move(f)); }
+
+// ---- 5. Channels --------------------------------------------------------------------------------
+
+// What a send on a closed channel throws.
+struct channel_closed : std::exception {
+    const char* what() const noexcept override { return "ringlet: the channel is closed"; }
+};
+
+// A queue between tasks: at most `capacity` items wait in it, then senders wait; with capacity 0
+// each waits for the other. First in, first out, for items and for those who wait. A cancelled
+// wait loses nothing: its item was handed over, or is still there. Who waits when the channel is
+// destroyed goes on as after close(); a sender gets channel_closed. Items are kept in the pool.
+template <class T> class channel {
+public:
+    explicit channel(std::size_t capacity) : room(capacity) {}
+    channel(channel&&) = delete;
+    ~channel() {
+        close();
+        for (; !senders.empty(); senders.after->unlink()) first<sending>(senders).owner->let_go();
+        while (try_recv()) {}
+    }
+
+    // Waits for room. Throws channel_closed.
+    auto send(T value) { return sending(*this, std::move(value)); }
+    // Waits for an item. nullopt: the channel is closed, and empty.
+    auto recv() { return receiving(*this); }
+    // Without waiting. False: there is no room, and `value` is untouched. Throws channel_closed.
+    template <class U> bool try_send(U&& value) {
+        if (closed) throw channel_closed();
+        if (receivers.empty()) return room && (put(std::forward<U>(value)), true);
+        receiving& r = first<receiving>(receivers);
+        r.value.emplace(std::forward<U>(value));
+        r.unlink();
+        r.owner->fulfil();
+        return true;
+    }
+    std::optional<T> try_recv() {
+        std::optional<T> value;
+        if (!senders.empty()) {
+            sending& s = first<sending>(senders);
+            put(std::move(s.value));
+            s.unlink();
+            s.sent = true;
+            s.owner->fulfil();
+        }
+        if (items.empty()) return value;
+        const std::unique_ptr<item> i(&first<item>(items));
+        i->unlink();
+        ++room;
+        value.emplace(std::move(i->value));
+        return value;
+    }
+    // Nothing more can be sent; what was sent before can be received.
+    void close() {
+        closed = true;
+        for (; !receivers.empty(); receivers.after->unlink())
+            first<receiving>(receivers).owner->let_go();
+    }
+
+private:
+    struct item : detail::pooled, detail::ring {
+        T value;
+        template <class U> explicit item(U&& u) : value(std::forward<U>(u)) {}
+    };
+    struct sending final : detail::waits<sending>, detail::ring {
+        channel& to;
+        T value;
+        bool sent = false;
+        sending(channel& c, T v) : to(c), value(std::move(v)) {}
+        bool attempt() { return sent = to.try_send(std::move(value)); }
+        bool await_ready() { return detail::job::current->spend() && attempt(); }
+        void start() { attempt() ? this->owner->fulfil() : join(to.senders); }
+        void await_resume() const { sent ? void() : throw channel_closed(); }
+        bool interrupt(detail::job&) noexcept override { return unlink(), true; }
+        void describe(std::string& out) const override { out += "send"; }
+    };
+    struct receiving final : detail::waits<receiving>, detail::ring {
+        channel& from;
+        std::optional<T> value;
+        explicit receiving(channel& c) : from(c) {}
+        bool attempt() { return (value = from.try_recv()) || from.closed; }
+        bool await_ready() { return detail::job::current->spend() && attempt(); }
+        void start() { attempt() ? this->owner->fulfil() : join(from.receivers); }
+        std::optional<T> await_resume() { return std::move(value); }
+        bool interrupt(detail::job&) noexcept override { return unlink(), true; }
+        void describe(std::string& out) const override { out += "recv"; }
+    };
+    template <class N> static N& first(detail::ring& list) { return static_cast<N&>(*list.after); }
+    void put(auto&& value) {
+        (new item(std::forward<decltype(value)>(value)))->join(items);
+        --room;
+    }
+
+    std::size_t room;
+    bool closed = false;
+    detail::ring items, senders, receivers;
+};
 
 }  // namespace ringlet

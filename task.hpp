@@ -739,9 +739,10 @@ struct group : waits<group> {
             j.abandon();
         }
     }
-    // A child, to be called from await_ready. Throws std::bad_alloc.
-    template <class T> job_of<T>& add(task<T>& work, source place) {
-        auto& j = *new child_job<T>(job_of<T>::frame_of(work), place, *job::current, members);
+    // A child, for await_ready; start() lets it run. Throws std::bad_alloc.
+    template <class T> job_of<T>& add(task<T>& work) {
+        job& of = owner ? *owner : *job::current;
+        auto& j = *new child_job<T>(job_of<T>::frame_of(work), of.where, of, members);
         j.watcher = this;
         missing += mode == all;
         return j;
@@ -751,6 +752,7 @@ struct group : waits<group> {
         for (ring *r = members.after, *next; r != &members; r = next) {
             next = r->after;
             job& j = static_cast<job&>(*r);
+            j.spawned = j.where = owner->where;
             j.schedule(j, schedule_info());
         }
     }
@@ -768,10 +770,13 @@ struct group : waits<group> {
     }
     bool interrupt(job&) noexcept override { return mode != shield && (stop(), false); }
     void finished(job& j) noexcept override {
-        const bool good = !j.failed && !j.lost;
-        missing -= good;
-        if (j.failed && !error) error = j.discard();
-        if (!good || mode == any) stop();
+        if (j.failed) {
+            const std::exception_ptr e = j.discard();
+            if (!error) error = e;
+            j.lost = true;
+        }
+        missing -= !j.lost;
+        if (j.lost || mode == any) stop();
         if (!members.empty()) return;
         missing <= 0 || (error && mode == shield) ? owner->fulfil() : owner->let_go();
     }
@@ -783,10 +788,8 @@ struct group : waits<group> {
 template <class T> struct single : group {
     task<T> work;
     owned<T> child;
-    source place;
-    single(const char* n, policy p, task<T> t, source s)
-        : group(n, p), work(std::move(t)), place(s) {}
-    bool await_ready() { return child.reset(&add(work, place)), false; }
+    single(const char* n, policy p, task<T> t) : group(n, p), work(std::move(t)) {}
+    bool await_ready() { return child.reset(&add(work)), false; }
     T await_resume() { return check(), child->take(); }
 };
 
@@ -800,8 +803,8 @@ auto suspend(F hand_over) { return detail::suspension<F>(std::move(hand_over)); 
 
 // Runs the task to its end even if the awaiting job is cancelled meanwhile; the cancel takes effect
 // at the first suspension after it. For cleanup that has to await.
-template <class T> auto shield(task<T> work, source place = source::current()) {
-    return detail::single<T>("shield", detail::group::shield, std::move(work), place);
+template <class T> auto shield(task<T> work) {
+    return detail::single<T>("shield", detail::group::shield, std::move(work));
 }
 
 // Is the running job, or one that waits for it as a child, to be stopped? For computations that

@@ -36,6 +36,7 @@ struct timer_node {
     explicit timer_node(std::int64_t at) : deadline(at) {}
     virtual void expire() noexcept = 0;
 
+    void append_left(std::string& out) const;
     bool before(const timer_node& o) const {
         return deadline != o.deadline ? deadline < o.deadline : order < o.order;
     }
@@ -87,6 +88,11 @@ private:
     inline static constinit thread_local virtual_time* active = nullptr;
 };
 
+inline void detail::timer_node::append_left(std::string& out) const {
+    const auto left_over = std::max(deadline - virtual_time::nanoseconds(), parker::now);
+    out.append(", ").append(std::to_string(left_over / 1000)).append(" us left");
+}
+
 // The timers of an executor, in front of its reactor.
 class timers final : public parker {
 public:
@@ -108,7 +114,7 @@ public:
     }
 
     bool park(std::int64_t until) override {
-        const bool jumps = virtual_time::active && until != now;
+        const bool jumps = virtual_time::active && until != now && !ex.outside;
         const bool hope = io.park(jumps ? now : first ? std::min(until, first->deadline) : until);
         expire();
         if (!jumps || !ex.idle()) return hope;
@@ -135,7 +141,7 @@ private:
     std::uint64_t count = 0;
 };
 
-// ---- 3. Sleeping --------------------------------------------------------------------------------
+// ---- 3. Sleeping and giving up --------------------------------------------------------------------------------
 
 namespace detail {
 
@@ -154,10 +160,7 @@ struct sleep final : waits<sleep>, timer_node {
         if (deadline != parker::never) heap->remove(*this);
         return true;
     }
-    void describe(std::string& out) const override {
-        const auto left_over = std::max(deadline - virtual_time::nanoseconds(), parker::now);
-        out.append("sleep, ").append(std::to_string(left_over / 1000)).append(" us left");
-    }
+    void describe(std::string& out) const override { append_left(out += "sleep"); }
     void expire() noexcept override { owner->let_go(); }
 
     timers* heap = nullptr;
@@ -170,17 +173,67 @@ template <class Rep, class Period> std::int64_t count_of(std::chrono::duration<R
     return exact.count() <= 0 ? 0 : std::chrono::ceil<std::chrono::nanoseconds>(d).count();
 }
 
+// The point in time that is `d` from now.
+template <class Rep, class Period> std::int64_t after(std::chrono::duration<Rep, Period> d) {
+    const std::int64_t now = virtual_time::nanoseconds(), left = count_of(d);
+    return left < parker::never - now ? now + left : parker::never;
+}
+
+// A child and a deadline: the child can be stopped alone, and its caller goes on.
+template <class T, bool Try> struct timed final : single<T>, timer_node {
+    timers* heap = nullptr;  // while in it
+    bool expired = false;
+    timed(std::int64_t at, task<T> t)
+        : single<T>("timeout", group::all, std::move(t)), timer_node(at) {}
+    timed(timed&&) = default;
+    ~timed() {
+        if (heap) heap->remove(*this);
+    }
+    bool await_ready() {
+        timers& its = timers::here();
+        single<T>::await_ready();
+        if (deadline != parker::never) (heap = &its)->add(*this);
+        return false;
+    }
+    auto await_resume() {
+        const bool late = expired && !this->error && this->child->lost;
+        if (!late) this->check();
+        if constexpr (Try) return this->child->attempt();
+        else if (!late) return this->child->take();
+        else throw std::system_error(std::make_error_code(std::errc::timed_out), "timeout");
+    }
+    void expire() noexcept override {
+        heap = nullptr;
+        expired = true;
+        this->stop();
+    }
+    void describe(std::string& out) const override { append_left(out += "timeout"); }
+};
+
 }  // namespace detail
 
 // Waits for at least `d` on the monotonic clock, counted from this call. Zero or less does not
 // block. A time too long to be counted is never over. Costs no system call of its own.
 template <class Rep, class Period> auto sleep_for(std::chrono::duration<Rep, Period> d) {
-    const std::int64_t now = virtual_time::nanoseconds(), left = detail::count_of(d);
-    return detail::sleep(left < parker::never - now ? now + left : parker::never);
+    return detail::sleep(detail::after(d));
 }
 // Waits until the monotonic clock shows `t` or later.
 template <class D> auto sleep_until(std::chrono::time_point<std::chrono::steady_clock, D> t) {
     return detail::sleep(detail::count_of(t.time_since_epoch()));
+}
+
+// Gives the awaitable `d` from now to end, then cancels it and waits until it has let go. Gives its
+// value, also if that came too late to be stopped; else throws std::system_error(timed_out), or,
+// as try_timeout, gives nullopt (false for void, nullptr for U&). Costs a job, but no kernel timer.
+template <class Rep, class Period, detail::awaitable A>
+auto timeout(std::chrono::duration<Rep, Period> d, A work) {
+    return detail::timed<detail::await_result<A>, false>(
+        detail::after(d), detail::as_task(std::move(work)));
+}
+template <class Rep, class Period, detail::awaitable A>
+auto try_timeout(std::chrono::duration<Rep, Period> d, A work) {
+    return detail::timed<detail::await_result<A>, true>(
+        detail::after(d), detail::as_task(std::move(work)));
 }
 
 }  // namespace ringlet
