@@ -104,23 +104,6 @@ struct batch {
     job& pop() { return *std::exchange(next, next->next); }
 };
 
-// What co_await takes, and what it gives.
-template <class A> decltype(auto) awaiter_of(A&& a) {
-    if constexpr (requires { std::forward<A>(a).operator co_await(); })
-        return std::forward<A>(a).operator co_await();
-    else if constexpr (requires { operator co_await(std::forward<A>(a)); })
-        return operator co_await(std::forward<A>(a));
-    else return (a);
-}
-template <class A> concept awaitable = requires(A&& a) {
-    awaiter_of(std::forward<A>(a)).await_ready();
-};
-template <awaitable A> using await_result = decltype(awaiter_of(std::declval<A>()).await_resume());
-
-// Any awaitable as a task.
-template <class T> task<T> as_task(task<T> t) { return t; }
-template <awaitable A> task<await_result<A>> as_task(A a) { co_return co_await std::move(a); }
-
 // Calls f inside the task: f and its arguments live in the frame, as long as the task does.
 template <class F, class... A>
 task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
@@ -396,8 +379,9 @@ template <bool Any, template <class...> class List, class T> struct joined_list 
     }
     auto await_resume() {
         check();
-        List<decltype(part_of<Any>(*jobs.front()))> parts;
-        for (auto& j : jobs) parts.push_back(part_of<Any>(*j));
+        constexpr bool points = Any || std::is_reference_v<T>;  // a list holds no references
+        List<decltype(part_of<points>(*jobs.front()))> parts;
+        for (auto& j : jobs) parts.push_back(part_of<points>(*j));
         return parts;
     }
 };
@@ -449,6 +433,7 @@ public:
         auto child = detail::as_task(std::move(work));
         auto& j = group->add(child);
         j.spawned = j.where = place;
+        if (!group->owner) return;  // the group has yet to start
         if (group->stopping) j.cancel();
         j.schedule(j, schedule_info());
     }
@@ -480,7 +465,7 @@ public:
     channel(channel&&) = delete;
     ~channel() {
         close();
-        for (; !senders.empty(); senders.after->unlink()) first<sending>(senders).owner->let_go();
+        dismiss<sending>(senders);
         while (try_recv()) {}
     }
 
@@ -517,8 +502,7 @@ public:
     // Nothing more can be sent; what was sent before can be received.
     void close() {
         closed = true;
-        for (; !receivers.empty(); receivers.after->unlink())
-            first<receiving>(receivers).owner->let_go();
+        dismiss<receiving>(receivers);
     }
 
 private:
@@ -542,7 +526,10 @@ private:
         channel& from;
         std::optional<T> value;
         explicit receiving(channel& c) : from(c) {}
-        bool attempt() { return (value = from.try_recv()) || from.closed; }
+        bool attempt() {
+            if (auto v = from.try_recv()) value.emplace(std::move(*v));
+            return value || from.closed;
+        }
         bool await_ready() { return detail::job::current->spend() && attempt(); }
         void start() { attempt() ? this->owner->fulfil() : join(from.receivers); }
         std::optional<T> await_resume() { return std::move(value); }
@@ -550,6 +537,13 @@ private:
         void describe(std::string& out) const override { out += "recv"; }
     };
     template <class N> static N& first(detail::ring& list) { return static_cast<N&>(*list.after); }
+    template <class N> static void dismiss(detail::ring& list) {
+        while (!list.empty()) {
+            N& n = first<N>(list);
+            n.unlink();
+            n.owner->let_go();  // which may run the job on the spot
+        }
+    }
     void put(auto&& value) {
         (new item(std::forward<decltype(value)>(value)))->join(items);
         --room;

@@ -704,6 +704,23 @@ template <class F> struct suspension {
     R await_resume() { return given.take(); }
 };
 
+// What co_await takes, and what it gives.
+template <class A> decltype(auto) awaiter_of(A&& a) {
+    if constexpr (requires { std::forward<A>(a).operator co_await(); })
+        return std::forward<A>(a).operator co_await();
+    else if constexpr (requires { operator co_await(std::forward<A>(a)); })
+        return operator co_await(std::forward<A>(a));
+    else return (a);
+}
+template <class A> concept awaitable = requires(A&& a) {
+    awaiter_of(std::forward<A>(a)).await_ready();
+};
+template <awaitable A> using await_result = decltype(awaiter_of(std::declval<A>()).await_resume());
+
+// Any awaitable as a task.
+template <class T> task<T> as_task(task<T> t) { return t; }
+template <awaitable A> task<await_result<A>> as_task(A a) { co_return co_await std::move(a); }
+
 struct cancel_query : std::suspend_never {
     bool await_resume() const noexcept {
         const job* j = job::current;
@@ -776,9 +793,10 @@ struct group : waits<group> {
             j.lost = true;
         }
         missing -= !j.lost;
-        if (j.lost || mode == any) stop();
-        if (!members.empty()) return;
-        missing <= 0 || (error && mode == shield) ? owner->fulfil() : owner->let_go();
+        if (members.empty()) {
+            const bool result = missing <= 0 || (error && mode == shield);
+            result ? owner->fulfil() : owner->let_go();  // which may be the end of this group
+        } else if (j.lost || mode == any) stop();
     }
     void describe(std::string& out) const override { out += name; }
     const ring* children() const override { return &members; }
@@ -801,10 +819,11 @@ template <class F>
 requires std::is_invocable_v<F&, waker>
 auto suspend(F hand_over) { return detail::suspension<F>(std::move(hand_over)); }
 
-// Runs the task to its end even if the awaiting job is cancelled meanwhile; the cancel takes effect
+// Runs a task, or another awaitable, to its end even if the awaiting job is cancelled meanwhile; the cancel takes effect
 // at the first suspension after it. For cleanup that has to await.
-template <class T> auto shield(task<T> work) {
-    return detail::single<T>("shield", detail::group::shield, std::move(work));
+template <detail::awaitable A> auto shield(A work) {
+    return detail::single<detail::await_result<A>>(
+        "shield", detail::group::shield, detail::as_task(std::move(work)));
 }
 
 // Is the running job, or one that waits for it as a child, to be stopped? For computations that

@@ -195,7 +195,7 @@ template <class T, bool Try> struct timed final : single<T>, timer_node {
         if (deadline != parker::never) (heap = &its)->add(*this);
         return false;
     }
-    auto await_resume() {
+    decltype(auto) await_resume() {
         const bool late = expired && !this->error && this->child->lost;
         if (!late) this->check();
         if constexpr (Try) return this->child->attempt();
