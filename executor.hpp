@@ -513,11 +513,11 @@ private:
     struct sending final : detail::waits<sending>, detail::ring {
         channel& to;
         T value;
-        bool sent = false;
+        bool sent = false, yields = false;
         sending(channel& c, T v) : to(c), value(std::move(v)) {}
         bool attempt() { return sent = to.try_send(std::move(value)); }
-        bool await_ready() { return detail::job::current->spend() && attempt(); }
-        void start() { attempt() ? this->owner->fulfil() : join(to.senders); }
+        bool await_ready() { return !(yields = !detail::job::current->spend()) && attempt(); }
+        void start() { yields&& attempt() ? this->owner->fulfil() : join(to.senders); }
         void await_resume() const { sent ? void() : throw channel_closed(); }
         bool interrupt(detail::job&) noexcept override { return unlink(), true; }
         void describe(std::string& out) const override { out += "send"; }
@@ -525,13 +525,14 @@ private:
     struct receiving final : detail::waits<receiving>, detail::ring {
         channel& from;
         std::optional<T> value;
+        bool yields = false;
         explicit receiving(channel& c) : from(c) {}
         bool attempt() {
             if (auto v = from.try_recv()) value.emplace(std::move(*v));
             return value || from.closed;
         }
-        bool await_ready() { return detail::job::current->spend() && attempt(); }
-        void start() { attempt() ? this->owner->fulfil() : join(from.receivers); }
+        bool await_ready() { return !(yields = !detail::job::current->spend()) && attempt(); }
+        void start() { yields&& attempt() ? this->owner->fulfil() : join(from.receivers); }
         std::optional<T> await_resume() { return std::move(value); }
         bool interrupt(detail::job&) noexcept override { return unlink(), true; }
         void describe(std::string& out) const override { out += "recv"; }

@@ -6,9 +6,10 @@
 // and SIGTERM end it: all connections are closed, the port is free again, and the exit status is 0.
 //
 // What it shows: a task for each connection, written as if it were the only one; what a task waits
-// with (a connection, the listener) belongs to its frame, so whatever ends the task closes it;
-// signals read like a file, and no shutdown code: when the root returns, the executor cancels
-// whoever is left and waits until they have let go.
+// with (a connection, the listener) belongs to its frame, so whatever ends the task closes it; and
+// how to end well: when the root returns, the executor cancels whoever is left. A connection that
+// waits for bytes ends there. One that has bytes to send back finishes what it has begun, since
+// that part runs under a shield; inside, cancel_requested() tells it not to wait long any more.
 
 #include <ringlet/timer.hpp>
 
@@ -34,6 +35,16 @@ namespace {
 
 using namespace ringlet;
 
+// Sends all of `rest`. A client that takes nothing for a second while the server is to end is given up.
+task<> send_back(int client, std::span<const std::byte> rest) {
+    while (!rest.empty()) {
+        const auto sent = co_await try_timeout(std::chrono::seconds(1), io::send(client, rest));
+        const bool ending = co_await cancel_requested();
+        if (sent) rest = rest.subspan(*sent);
+        else if (ending) co_return;
+    }
+}
+
 // A client may stop sending (its last bytes still come back), stop reading (this task waits, nobody
 // else does), or vanish, which is an exception from either await.
 task<> serve(unique_fd client) {
@@ -42,11 +53,7 @@ task<> serve(unique_fd client) {
         for (;;) {
             const std::size_t received = co_await io::recv(client, buffer);
             if (received == 0) break;
-            std::span<const std::byte> rest(buffer.data(), received);
-            while (!rest.empty()) {
-                const std::size_t sent = co_await io::send(client, rest);
-                rest = rest.subspan(sent);
-            }
+            co_await shield(send_back(client, std::span(buffer).first(received)));
         }
     } catch (const std::system_error&) {
         // The connection ends, the server does not.
