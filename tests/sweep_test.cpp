@@ -508,6 +508,101 @@ task<> shields(world& w) {
     CHECK(n == 20);
 }
 
+task<> alls(world& w) {
+    heavy local;
+    auto [one, two] = co_await ringlet::when_all(counted(2, tracked(1)), counted(1, tracked(2)));
+    CHECK(one.value() + two.value() == 3);
+    std::vector<task<tracked>> many;
+    for (int i = 0; i < 3; ++i) many.push_back(counted(i, tracked(i)));
+    auto all = co_await ringlet::when_all(std::move(many));
+    CHECK(all.size() == 3);
+    bool caught = false;
+    try {
+        co_await ringlet::when_all(
+            fails_late(tracked(3)), sleep_for(1h), shield(to_the_end(w, tracked(1))));
+    } catch (const oops&) { caught = true; }
+    CHECK(caught);
+}
+task<> anys(world& w) {
+    heavy local;
+    auto [one, never] = co_await ringlet::when_any(counted(2, tracked(1)), sleep_for(1h));
+    CHECK(one->value() == 1);
+    CHECK_FALSE(never.has_value());
+    std::vector<task<>> readers;
+    for (int i = 0; i < 2; ++i) readers.push_back(read_from(w.pipe, w));
+    readers.push_back(write_later(w.pipe, w));
+    auto any = co_await ringlet::when_any(std::move(readers));
+    CHECK(any.size() == 3);
+}
+task<> borrows(const tracked& t, int turns) {
+    heavy local;
+    for (int i = 0; i < turns; ++i) co_await yield_now();
+    CHECK(t.value() == 6);
+}
+task<int> spawns_in(ringlet::scope_ref s, const tracked& t) {
+    heavy local;
+    s.spawn(borrows(t, 2));
+    co_await yield_now();
+    s.spawn(borrows(t, 1));
+    co_return t.value();
+}
+task<> scopes(world&) {
+    heavy local;
+    tracked six(6);
+    auto body = [&six](ringlet::scope_ref s) { return spawns_in(s, six); };
+    int n = co_await ringlet::scope(body);
+    CHECK(n == 6);
+    auto outer = [&](ringlet::scope_ref s) {
+        s.spawn(ringlet::scope(body));
+        return spawns_in(s, six);
+    };
+    n = co_await ringlet::scope(outer);
+    CHECK(n == 6);
+}
+task<> timeouts(world& w) {
+    heavy local;
+    tracked one = co_await ringlet::timeout(1h, counted(1, tracked(1)));
+    CHECK(one.value() == 1);
+    auto none = co_await ringlet::try_timeout(5us, ringlet::timeout(1h, read_from(w.pipe, w)));
+    CHECK_FALSE(none);
+    bool late = false;
+    try {
+        co_await ringlet::timeout(5us, sleep_for(1h));
+    } catch (const std::system_error& e) { late = e.code() == std::errc::timed_out; }
+    CHECK(late);
+    auto four = co_await ringlet::try_timeout(0ns, shield(to_the_end(w, tracked(4))));
+    CHECK((!four || *four == 4));
+}
+task<> sends(ringlet::channel<tracked>& c, int n, bool closes) {
+    heavy local;
+    for (int i = 0; i < n; ++i) co_await c.send(tracked(1));
+    if (closes) c.close();
+}
+task<> channels(world&) {
+    heavy local;
+    for (std::size_t capacity = 0; capacity < 3; ++capacity) {
+        ringlet::channel<tracked> c(capacity);
+        auto send_all = [&c](ringlet::scope_ref s) {
+            s.spawn(sends(c, 2, false));
+            return sends(c, 2, true);
+        };
+        auto sender = ringlet::scope(send_all);
+        auto receive_all = [](ringlet::channel<tracked>& from) -> task<int> {
+            heavy inside;
+            int sum = 0;
+            for (;;) {
+                auto t = co_await from.recv();
+                if (!t) co_return sum;
+                sum += t->value();
+            }
+        };
+        try {
+            auto both = co_await ringlet::when_all(std::move(sender), receive_all(c));
+            CHECK(std::get<1>(both) >= 3);
+        } catch (const ringlet::channel_closed&) {}  // the one that closes may be first
+    }
+}
+
 struct program {
     const char* name;
     task<> (*run)(world&);
@@ -528,6 +623,11 @@ constexpr program single[] = {
     {"joins", joins},
     {"cancels", cancels},
     {"shields", shields},
+    {"alls", alls},
+    {"anys", anys},
+    {"scopes", scopes},
+    {"timeouts", timeouts},
+    {"channels", channels},
 };
 task<> one_after_the_other(world& w) {
     heavy local;
@@ -572,6 +672,31 @@ task<> shielded(world& w, program p) {
     co_await shield(counted_program(w, p));
 }
 
+task<> in_all(world& w, program p) {
+    heavy local;
+    co_await ringlet::when_all(nested(w, p, 1, tracked(5)), yields(w));
+}
+task<> in_any(world& w, program p) {
+    heavy local;
+    co_await ringlet::when_any(sleep_for(1h), nested(w, p, 0, tracked(5)));
+}
+task<> in_scope(world& w, program p) {
+    heavy local;
+    auto body = [&](ringlet::scope_ref s) {
+        s.spawn(nested(w, p, 0, tracked(6)));
+        return yields(w);
+    };
+    co_await ringlet::scope(body);
+}
+task<> in_time(world& w, program p) {
+    heavy local;
+    co_await ringlet::timeout(1h, nested(w, p, 0, tracked(7)));
+}
+task<> in_groups(world& w, program p) {
+    heavy local;
+    co_await ringlet::when_any(ringlet::timeout(2h, in_scope(w, p)), in_all(w, {"sleeps", sleeps}));
+}
+
 struct wrapping {
     const char* name;
     task<> (*wrap)(world&, program);
@@ -583,6 +708,11 @@ constexpr wrapping wrappings[] = {
     {"three deep", three_deep, 3},
     {"by handle", by_handle, 7},
     {"by two handles", by_two_handles, 3},
+    {"in when_all", in_all, 3},
+    {"in when_any", in_any, 3},
+    {"in a scope", in_scope, 3},
+    {"in a timeout", in_time, 3},
+    {"in groups", in_groups, 3},
 };
 
 // ---- the sweep ---------------------------------------------------------------------------------
