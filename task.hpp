@@ -753,6 +753,7 @@ struct group : waits<group> {
         while (!members.empty()) {
             job& j = static_cast<job&>(*members.after);
             j.watcher = nullptr;
+            if (j.held) j.detach();  // a scope's child has no handle
             j.abandon();
         }
     }

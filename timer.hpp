@@ -115,7 +115,8 @@ public:
 
     bool park(std::int64_t until) override {
         const bool jumps = virtual_time::active && until != now && !ex.outside;
-        const bool hope = io.park(jumps ? now : first ? std::min(until, first->deadline) : until);
+        const bool bounded = first && !virtual_time::active;  // a virtual deadline bounds no sleep
+        const bool hope = io.park(jumps ? now : bounded ? std::min(until, first->deadline) : until);
         expire();
         if (!jumps || !ex.idle()) return hope;
         if (!first) return io.park(until);

@@ -897,6 +897,7 @@ bool once(int k, way how, wrapping wrap, program p) {
     CHECK(objects.constructed > 0);
     CHECK(objects.wrong == 0);
     CHECK(open_descriptors() == descriptors);
+    CHECK_NOTHROW(ringlet::frame_pool::use(nullptr));  // no frame and no job is left, or lost
     return late;
 }
 
