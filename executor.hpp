@@ -148,7 +148,8 @@ public:
     static executor* current() { return running; }
 
 private:
-    // Inlined where T is known, it saves a tenth of a spawn.
+    // The job's schedule function is this executor's queue. Inlined where T is known: the compiler
+    // then sees the job it fills in, which saves a tenth of a spawn.
     template <class T>
     [[gnu::always_inline]] detail::job_of<T>& start(task<T>& work, source place) {
         const auto enqueue = [this](detail::job& j, schedule_info info) {
@@ -160,7 +161,9 @@ private:
         if (hooks.on_spawn) tell(hooks.on_spawn, job);
         return job;
     }
-    // Runs up to `limit` jobs, and none after the root has ended.
+    // The loop: runs up to `limit` jobs, and none after the root has ended. A job that yields goes
+    // to `later`; one that is woken goes to `ready`, and is run in this turn if there is room. All
+    // that a yield costs is here and in job::run: 24 instructions, beside the coroutine's own 19.
     void turn(int limit, const detail::job* root = nullptr) {
         const detail::scoped restores(detail::job::current, detail::job::current);
         const bool hooked = hooks.on_spawn || hooks.before_run || hooks.after_run
@@ -176,6 +179,7 @@ private:
             else j.run(requeue, unless_idle);
         }
     }
+    // The same for those who watch. The children of a group are told at their first run.
     void run_hooked(detail::job& j, auto requeue, auto unless_idle) {
         const waker stays(j, 0);
         std::exception_ptr error;
@@ -191,7 +195,8 @@ private:
     void tell(executor_hooks::hook hook, const detail::job& j) const {
         if (hook) hook(hooks.context, job_info(j));
     }
-    // Looks at what has come; sleeps if nothing is runnable. False: nothing is, nor ever will be.
+    // Looks at what has come; sleeps if nothing is runnable. Only then do those that yielded follow:
+    // what came by I/O or time is before them. False: nothing is runnable, nor ever will be.
     bool look(bool may_sleep = true) {
         parker* const p = clock ? clock.get() : io.get();
         const bool hope = p && p->park(may_sleep && idle() ? parker::never : parker::now);
@@ -288,6 +293,7 @@ inline executor& running_executor() {
 inline source last_place() { return job::current ? job::current->where : source(); }
 
 struct yield_awaiter {
+    yield_awaiter() {}
     bool await_ready() const noexcept { return false; }
     template <class P>
     void await_suspend(std::coroutine_handle<P> h, source place = source::current()) const {
@@ -296,9 +302,6 @@ struct yield_awaiter {
         j.leave_at(h, job::scheduled | job::woken);
     }
     void await_resume() const noexcept {}
-};
-struct yielding {
-    yield_awaiter operator co_await() const { return {}; }
 };
 
 }  // namespace detail
@@ -329,7 +332,7 @@ auto spawn(F f, A... args) {
 }
 
 // Lets everything else that is runnable run first, and the executor look at I/O and timers.
-inline auto yield_now() { return detail::yielding(); }
+inline auto yield_now() { return detail::yield_awaiter(); }
 
 // ---- 4. Waiting together ------------------------------------------------------------------------
 
@@ -455,6 +458,20 @@ struct channel_closed : std::exception {
     const char* what() const noexcept override { return "ringlet: the channel is closed"; }
 };
 
+// A value's way through it:
+//
+//                (1) a receiver waits
+//     send ------------------------------------------------> recv
+//       |  (2) there is room                  (4)             ^
+//       +------------------------> items ---------------------+
+//       |  (3) there is none                  ^               |
+//       +------------------------> senders ---+               |
+//                                   (5) one item was taken    |
+//
+//     (1) put into the receiver's frame, which then has a result: no cancel takes it away again
+//     (2) try_send; the item is a block of the pool    (3) the value waits in the sender's frame,
+//     and goes with it    (4) try_recv    (5) the first that waits moves up, and its send is over
+//
 // A queue between tasks: at most `capacity` items wait in it, then senders wait; with capacity 0
 // each waits for the other. First in, first out, for items and for those who wait. A cancelled
 // wait loses nothing: its item was handed over, or is still there. Who waits when the channel is

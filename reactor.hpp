@@ -368,6 +368,14 @@ inline unsigned length(std::span<const std::byte> s) {
         std::min<std::size_t>(s.size(), 0x7ffff000));  // the kernel's limit
 }
 
+inline auto vectored(
+    const char* name, int fd, auto prepare, std::span<const iovec> v, std::int64_t offset) {
+    return request<std::size_t>(
+        name, fd, [=, copy = copied<iovec>(v.begin(), v.end())](io_uring_sqe* s, int d) {
+            prepare(s, d, copy.data(), static_cast<unsigned>(copy.size()), position(offset));
+        });
+}
+
 }  // namespace detail
 
 // The operations. Awaiting one gives its value, or throws std::system_error with its name and what
@@ -393,18 +401,10 @@ inline auto write(int fd, std::span<const std::byte> from, std::int64_t offset =
 }
 // The same with several buffers, at most 1,024.
 inline auto readv(int fd, std::span<const iovec> into, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("readv", fd,
-        [=, v = detail::copied<iovec>(into.begin(), into.end())](io_uring_sqe* s, int d) {
-            const auto n = static_cast<unsigned>(v.size());
-            io_uring_prep_readv(s, d, v.data(), n, detail::position(offset));
-        });
+    return detail::vectored("readv", fd, io_uring_prep_readv, into, offset);
 }
 inline auto writev(int fd, std::span<const iovec> from, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("writev", fd,
-        [=, v = detail::copied<iovec>(from.begin(), from.end())](io_uring_sqe* s, int d) {
-            const auto n = static_cast<unsigned>(v.size());
-            io_uring_prep_writev(s, d, v.data(), n, detail::position(offset));
-        });
+    return detail::vectored("writev", fd, io_uring_prep_writev, from, offset);
 }
 // Opens a file, close-on-exec (worker, with O_CREAT).
 inline auto open(const char* path, int flags, mode_t mode = 0) {
@@ -508,24 +508,29 @@ template <class = void> task<int> wait_pid(pid_t pid) {
     if (::waitpid(pid, &status, 0) < 0) detail::fail(errno, "wait_pid " + std::to_string(pid));
     co_return status;
 }
-// Reads until `into` is full. Throws std::system_error(ENODATA) if the end comes before that.
+// Reads until `into` is full; gives its size. Throws std::system_error(ENODATA) if the end comes
+// before that.
 template <class = void>
-task<> read_exactly(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
+task<std::size_t> read_exactly(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
+    const std::size_t all = into.size();
     while (!into.empty()) {
         const std::size_t n = co_await read(fd, into, offset);
         if (n == 0) detail::fail(ENODATA, "read_exactly on descriptor " + std::to_string(fd));
         into = into.subspan(n);
         if (offset >= 0) offset += static_cast<std::int64_t>(n);
     }
+    co_return all;
 }
-// Writes all of `from`.
+// Writes all of `from`; gives its size.
 template <class = void>
-task<> write_all(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
+task<std::size_t> write_all(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
+    const std::size_t all = from.size();
     while (!from.empty()) {
         const std::size_t n = co_await write(fd, from, offset);
         from = from.subspan(n);
         if (offset >= 0) offset += static_cast<std::int64_t>(n);
     }
+    co_return all;
 }
 
 }  // namespace io

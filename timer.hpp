@@ -180,7 +180,9 @@ template <class Rep, class Period> std::int64_t after(std::chrono::duration<Rep,
     return left < parker::never - now ? now + left : parker::never;
 }
 
-// A child and a deadline: the child can be stopped alone, and its caller goes on.
+// A child and a deadline: a group of one, which the deadline stops. The child may still end well
+// after that (its completion had come, or it is shielded): then its value counts, and nothing of it
+// is lost. If the awaiter goes first, the deadline goes with it.
 template <class T, bool Try> struct timed final : single<T>, timer_node {
     timers* heap = nullptr;  // while in it
     bool expired = false;
