@@ -246,9 +246,12 @@ inline executor::~executor() {
             static_cast<detail::job*>(r)->cancel();
         try {
             while (!ready.empty()) turn(64);
-            if (!empty() && !look()) give_up();
-        } catch (...) {  // of a task; nobody is left to take it
-        }
+        } catch (...) { continue; }  // of a task; nobody is left to take it
+        bool hope = false;
+        try {
+            hope = empty() || look();
+        } catch (...) {}  // the kernel has given up on us
+        if (!hope) give_up();
     }
 }
 // Nothing can come any more: what is left waits in vain, under a shield, say. The innermost job

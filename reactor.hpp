@@ -135,14 +135,17 @@ public:
         }
         if (counts.in_flight) cancel(nullptr, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
         while (counts.in_flight) wait();
+        // The ring is registered in the table of the thread that made it, and of no other.
+        if (!pthread_equal(pthread_self(), thread)) ring.int_flags = 0;
         io_uring_queue_exit(&ring);
     }
 
     // Makes room for a request, so that submit() cannot fail.
     void make_room() {
         if (forked()) throw std::logic_error("ringlet: a ring cannot be used after fork()");
-        while (!io_uring_sq_space_left(&ring)) enter(0, nullptr);
+        while (!has_room()) enter(0, nullptr);
     }
+    bool has_room() const { return io_uring_sq_space_left(&ring) > 0; }
     // Writes a request: fill(io_uring_sqe*) sets all but its user_data. It goes to the kernel with
     // the next look.
     void submit(completion& to, auto fill) {
@@ -269,6 +272,7 @@ private:
 
     inline static unsigned forks = 0;  // of this process, by now
     unsigned born = forks;
+    pthread_t thread = pthread_self();
     io_uring ring;
     bool registered = false;
     statistics counts;
@@ -319,9 +323,8 @@ struct op final : waits<op<R, Throws, Subject, Fill>>, reactor::completion {
         return false;
     }
     void start() {
-        reactor& r = reactor::here();
-        r.submit(*this, [this](io_uring_sqe* s) { fill(s, subject); });
-        in = &r;
+        submit_to(reactor::here());
+        in = &reactor::here();
     }
     auto await_resume() {
         const int n = std::exchange(res, -1);
@@ -331,6 +334,15 @@ struct op final : waits<op<R, Throws, Subject, Fill>>, reactor::completion {
     }
 
 private:
+    void submit_to(reactor& r) {
+        r.submit(*this, [this](io_uring_sqe* s) { fill(s, subject); });
+    }
+    // A signal can keep the kernel from starting a worker, which it tells as ECANCELED. Those that
+    // work on a path begin again then. With a descriptor it may be that somebody did cancel it.
+    bool retries(int n) const {
+        return std::is_same_v<Subject, path> && n == -ECANCELED && this->owner
+            && !this->owner->cancelled && in->has_room();
+    }
     bool interrupt(job&) noexcept override { return !in->cancel(this); }
     void describe(std::string& out) const override { append_subject(out += name, subject); }
     [[noreturn]] void failed(int error) const {
@@ -339,6 +351,7 @@ private:
         fail(error, what);
     }
     void complete(int n, unsigned flags) noexcept override {
+        if (retries(n)) return submit_to(*in);
         // -512 is ERESTARTSYS, which the kernel should have kept to itself; a notification says only
         // that the buffer is free.
         if (!(flags & IORING_CQE_F_NOTIF)) res = n == -512 ? -EINTR : n;
@@ -466,12 +479,12 @@ inline auto accept(
 // With MSG_WAITALL: all of `into`, unless the stream ends.
 inline auto recv(int fd, std::span<std::byte> into, int flags = 0) {
     return detail::request<std::size_t>(
-        "recv", fd, io_uring_prep_recv, into.data(), into.size(), flags);
+        "recv", fd, io_uring_prep_recv, into.data(), detail::length(into), flags);
 }
 // Sends, perhaps not all; with MSG_WAITALL all. A peer that is gone is EPIPE, not a signal.
 inline auto send(int fd, std::span<const std::byte> from, int flags = 0) {
     return detail::request<std::size_t>(
-        "send", fd, io_uring_prep_send, from.data(), from.size(), flags | MSG_NOSIGNAL);
+        "send", fd, io_uring_prep_send, from.data(), detail::length(from), flags | MSG_NOSIGNAL);
 }
 // `message`, and what it points at, must live until the await is over.
 inline auto recvmsg(int fd, msghdr* message, unsigned flags = 0) {
