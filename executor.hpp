@@ -164,7 +164,7 @@ private:
     // The loop: runs up to `limit` jobs, and none after the root has ended. A job that yields goes
     // to `later`; one that is woken goes to `ready`, and is run in this turn if there is room. All
     // that a yield costs is here and in job::run: 24 instructions, beside the coroutine's own 19.
-    void turn(int limit, const detail::job* root = nullptr) {
+    [[gnu::always_inline]] void turn(int limit, const detail::job* root = nullptr) {
         const detail::scoped restores(detail::job::current, detail::job::current);
         const bool hooked = hooks.on_spawn || hooks.before_run || hooks.after_run
             || hooks.on_finish;
@@ -203,6 +203,7 @@ private:
         ready.append(later);
         return hope || !idle();
     }
+    void drive(const detail::job& root);
     void give_up();
     static void list(const detail::ring& jobs, std::string& out, std::size_t depth);
     // Or g++ 12 warns that `running` keeps the address of block_on's local variable.
@@ -221,13 +222,16 @@ template <class T> T executor::run(task<T> root, source place) {
     const detail::scoped here(running, self());
     auto& job = start(root, place);
     const join_handle<T> handle(job);
-    while (turn(64, &job), !handle.done()) {
+    drive(job);
+    return job.take();
+}
+inline void executor::drive(const detail::job& root) {
+    while (turn(64, &root), !root.is(detail::job::ended)) {
         if (look()) continue;
         std::string text = "ringlet: deadlock, nothing can wake the root task. Live tasks:\n";
         dump(text);
         throw deadlock(text);
     }
-    return job.take();
 }
 
 inline bool executor::try_tick() {

@@ -268,7 +268,8 @@ struct job : pooled, ring {
     // start() has begun the wait. Whatever start() wakes runs after this run, not inside it. If
     // start() throws, so does the await, and its wakers are void. `begins` is false where the wait
     // must not begin, since the job is to end here.
-    void suspend(std::coroutine_handle<> h, source place, wait* w, bool begins, auto start) {
+    [[gnu::always_inline]] void suspend(
+        std::coroutine_handle<> h, source place, wait* w, bool begins, auto start) {
         point = h;
         where = place;
         budget = full_budget;
