@@ -3,7 +3,7 @@
 //     #include <ringlet/executor.hpp>
 //     ringlet::task<int> child(int n) { co_await ringlet::yield_now(); co_return n; }
 //     ringlet::task<int> root() {
-//         auto a = ringlet::spawn(child(1)), b = ringlet::spawn(child(2));   // both run from here on
+//         auto a = ringlet::spawn(child(1)), b = ringlet::spawn(child(2));  // both run from here on
 //         int sum = co_await std::move(a);
 //         co_return sum + co_await std::move(b);
 //     }
@@ -11,18 +11,22 @@
 //
 // A turn of the loop:
 //
-//         +-----------------------------------------------------------------------+
-//         |                                                                       |
-//         v   (1)               (2)                      (3)                      |
-//     ready queue ---> run up to 64 jobs ---> look at the parker ---> (4) append those that yielded
+//         +----------------------------------------------------------------------+
+//         |                                                                      |
+//         v   (1)               (2)                      (3)                     |  (4)
+//     ready queue ---> run up to 64 jobs ---> look at the parker ---> append those that yielded
 //         ^                  |                    |
-//         +--- spawn, wake --+    what has come   |            (1) first in, first out
-//         |                                       |            (2) those that become runnable meanwhile included
-//         +---------------------------------------+            (3) if nothing is runnable, sleep there until something is
-//                                                              (4) so a job that only yields cannot starve I/O or timers
+//         +--- spawn, wake --+    what has come   |
+//         |                                       |
+//         +---------------------------------------+
 //
-// Nothing here knows io_uring: a parker is whatever can sleep until something has come. The reactor is one, and timers
-// are one in front of it. Without either an executor runs tasks that only compute and talk to each other.
+//     (1) first in, first out    (2) those that become runnable meanwhile included    (3) if nothing
+//     is runnable, sleep there until something is    (4) so a job that only yields cannot starve I/O
+//     or timers
+//
+// Nothing here knows io_uring: a parker is whatever can sleep until something has come. The reactor
+// is one, and timers are one in front of it. Without either an executor runs tasks that only compute
+// and talk to each other.
 #pragma once
 
 #include "task.hpp"
@@ -114,6 +118,10 @@ task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
 
 // Runs tasks, one at a time, on the thread that calls run() or try_tick(). Its end cancels all
 // tasks and runs until the last has let go of what it waits for; shielded ones run to their end.
+//
+// Every top-level job is in the list `jobs` from its spawn to its end; a child is in its group's. One
+// that can run is in one of two queues as well, linked by job::next. That is all there is: no map of
+// tasks, no slot to be found again, nothing to allocate beside the jobs themselves.
 class executor {
 public:
     executor_hooks hooks;
@@ -350,6 +358,9 @@ class scope_ref;
 
 namespace detail {
 
+// when_all, when_any and scope are groups (task.hpp) that differ in what they hold: tasks before the
+// await, jobs after it, and at the end a tuple or a list of what the jobs gave.
+
 // What one child gives to when_any, an optional, or to when_all.
 template <bool Any, class T> decltype(auto) part_of(job_of<T>& j) {
     if constexpr (!std::is_void_v<T>) {
@@ -523,7 +534,8 @@ public:
         value.emplace(std::move(i->value));
         return value;
     }
-    // Nothing more can be sent; what was sent before can be received.
+    // Nothing more can be sent; what was sent before can be received, that of senders that wait now
+    // as well. Receivers that wait get nullopt.
     void close() {
         closed = true;
         dismiss<receiving>(receivers);

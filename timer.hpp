@@ -9,10 +9,14 @@
 //
 // A deadline's life:
 //
-//     (1) co_await sleep_for        (2) timers::park                  (3) timers::expire
-//     computed ---> in the heap ---> the earliest bounds the sleep ---> its job is runnable
-//                       |
-//                       +--- (4) the job is cancelled: unlinked, at once
+//     (1) co_await                  (2) timers::park                  (3) timers::expire
+//     computed ---> in the heap ---> the earliest bounds the sleep ---> the sleeper is runnable, or
+//                       |                                               the timeout stops its child
+//                       +--- (4) the job is cancelled, or the child has ended: unlinked, at once
+//
+// Deadlines are counted from the call, and kept as points on the monotonic clock: so a loop that
+// takes its time does not add to them, and none is ever early. The clock is read once a look, and
+// once for each deadline that is computed.
 #pragma once
 
 #include "reactor.hpp"
@@ -93,7 +97,8 @@ inline void detail::timer_node::append_left(std::string& out) const {
     out.append(", ").append(std::to_string(left_over / 1000)).append(" us left");
 }
 
-// The timers of an executor, in front of its reactor.
+// The timers of an executor, in front of its reactor: whoever parks, parks here first. Made by the
+// first sleep; an executor whose tasks never sleep has none.
 class timers final : public parker {
 public:
     static timers& here() {
@@ -113,6 +118,10 @@ public:
         (!t.up ? first : t.up->left == &t ? t.up->left : t.up->right) = rest;
     }
 
+    // Lets the reactor sleep, to the earliest deadline at most, and ends the waits that are over. On
+    // a virtual clock it does not let it sleep: it looks, and if nothing has come the clock goes to
+    // the next deadline. Nothing may be under way then that real time would end: what the ring had
+    // to give has been taken, and calls on other threads are back (executor::outside).
     bool park(std::int64_t until) override {
         const bool jumps = virtual_time::active && until != now && !ex.outside;
         const bool bounded = first && !virtual_time::active;  // a virtual deadline bounds no sleep
@@ -142,7 +151,7 @@ private:
     std::uint64_t count = 0;
 };
 
-// ---- 3. Sleeping and giving up --------------------------------------------------------------------------------
+// ---- 3. Sleeping and giving up -----------------------------------------------------------------
 
 namespace detail {
 

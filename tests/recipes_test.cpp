@@ -53,7 +53,7 @@ using std::chrono::nanoseconds;
 
 namespace {
 
-constexpr int stress_wakes = 100'000;
+constexpr int stress_wakes = 1'000'000;
 
 // ---- helpers -----------------------------------------------------------------------------------
 
