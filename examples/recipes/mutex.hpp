@@ -1,0 +1,66 @@
+// recipes/mutex.hpp: one at a time, or n at a time.
+//
+//     #include <ringlet/recipes/mutex.hpp>
+//     ringlet::semaphore connections(10);
+//     ringlet::task<> fetch() {
+//         auto permit = co_await connections.acquire();  // given back when it goes out of scope
+//         co_await ask_the_server();
+//     }
+//
+// Tasks of one executor need no mutex for what happens between two awaits: nobody else runs there.
+// They need one for what holds across an await. Both are a channel, with permits as its items: so
+// whoever waits is served in turn, and a task that is cancelled while it waits, or just as a permit
+// is handed to it, loses none.
+#pragma once
+
+#include <ringlet/executor.hpp>
+
+namespace ringlet {
+
+// n permits. Must outlive them; who waits for one when it is destroyed gets channel_closed.
+class semaphore {
+public:
+    // The right to go on. Move-only; gives itself back.
+    class permit {
+    public:
+        explicit permit(semaphore& s) : of(&s) {}
+        permit(permit&& other) noexcept : of(std::exchange(other.of, nullptr)) {}
+        permit& operator=(permit other) noexcept { return std::swap(of, other.of), *this; }
+        ~permit() { reset(); }
+        void reset() {
+            if (of) std::exchange(of, nullptr)->free.try_send(nothing());
+        }
+
+    private:
+        semaphore* of;
+    };
+
+    explicit semaphore(std::size_t n) : free(n) {
+        while (n-- > 0) free.try_send(nothing());
+    }
+    // Waits for a permit, first come first served. (A template, as all coroutines in headers are.)
+    template <class = void> task<permit> acquire() {
+        const auto got = co_await free.recv();
+        if (!got) throw channel_closed();
+        co_return permit(*this);
+    }
+    // Without waiting.
+    std::optional<permit> try_acquire() {
+        if (free.try_recv()) return permit(*this);
+        return std::nullopt;
+    }
+
+private:
+    channel<nothing> free;
+};
+
+// A semaphore of one.
+class mutex : semaphore {
+public:
+    using lock_type = permit;
+    mutex() : semaphore(1) {}
+    auto lock() { return acquire(); }
+    auto try_lock() { return try_acquire(); }
+};
+
+}  // namespace ringlet

@@ -1,0 +1,142 @@
+// recipes/mutex.hpp: exclusion, order, and that no permit is lost, whoever is cancelled and when.
+#include <doctest/doctest.h>
+
+#include <ringlet/recipes/mutex.hpp>
+#include <ringlet/timer.hpp>
+#include <vector>
+
+using namespace std::chrono_literals;
+using ringlet::block_on;
+using ringlet::executor;
+using ringlet::join_handle;
+using ringlet::mutex;
+using ringlet::semaphore;
+using ringlet::task;
+using ringlet::yield_now;
+
+namespace {
+
+struct usage {
+    int inside = 0, most = 0, done = 0;
+    std::vector<int> order;
+};
+
+task<> works(semaphore& s, usage& u, int number, int turns) {
+    auto permit = co_await s.acquire();
+    u.order.push_back(number);
+    u.most = std::max(u.most, ++u.inside);
+    for (int i = 0; i < turns; ++i) co_await yield_now();
+    --u.inside;
+    ++u.done;
+}
+
+}  // namespace
+
+TEST_CASE("a semaphore lets n in at a time, in the order of their coming") {
+    for (std::size_t n = 1; n < 5; ++n) {
+        usage u;
+        semaphore s(n);
+        executor ex;
+        std::vector<join_handle<>> handles;
+        for (int i = 0; i < 20; ++i) handles.push_back(ex.spawn(works(s, u, i, 3)));
+        while (ex.try_tick()) {}
+        CHECK(u.most == static_cast<int>(n));
+        CHECK(u.done == 20);
+        for (int i = 0; i < 20; ++i) CHECK(u.order[static_cast<std::size_t>(i)] == i);
+    }
+}
+
+TEST_CASE("no permit is lost, whichever waiter or owner is cancelled at whichever moment") {
+    for (int victim = 0; victim < 6; ++victim) {
+        for (int moment = 0; moment < 30; ++moment) {
+            usage u;
+            semaphore s(2);
+            executor ex;
+            std::vector<join_handle<>> handles;
+            for (int i = 0; i < 6; ++i) handles.push_back(ex.spawn(works(s, u, i, 2)));
+            for (int i = 0; i < moment; ++i) ex.try_tick();
+            handles[static_cast<std::size_t>(victim)] = join_handle<>();
+            while (ex.try_tick()) {}
+            CHECK(u.done >= 5);
+            CHECK(ex.empty());
+            auto first = s.try_acquire(), second = s.try_acquire(), third = s.try_acquire();
+            CHECK(first.has_value());
+            CHECK(second.has_value());
+            CHECK_FALSE(third.has_value());
+            second.reset();
+            third = s.try_acquire();
+            CHECK(third.has_value());
+        }
+    }
+}
+
+TEST_CASE("a mutex: one at a time, and it can be given up before the end of the scope") {
+    mutex m;
+    auto root = [&]() -> task<> {
+        auto held = co_await m.lock();
+        auto again = m.try_lock();
+        CHECK_FALSE(again.has_value());
+        auto waits = [](mutex& of) -> task<> { auto mine = co_await of.lock(); };
+        auto waiter = ringlet::spawn(waits(m));
+        co_await yield_now();
+        CHECK_FALSE(waiter.done());
+        held.reset();
+        co_await std::move(waiter);
+        again = m.try_lock();
+        CHECK(again.has_value());
+    };
+    block_on(root());
+}
+
+TEST_CASE("a timeout on a lock leaves it to others; its end is told to who waits") {
+    const ringlet::virtual_time clock;
+    auto m = std::make_unique<mutex>();
+    auto root = [&]() -> task<> {
+        {
+            auto held = co_await m->lock();
+            auto none = co_await ringlet::try_timeout(1s, m->lock());
+            CHECK_FALSE(none.has_value());
+        }
+        auto got = co_await ringlet::try_timeout(1s, m->lock());
+        CHECK(got.has_value());
+        auto waiter = ringlet::spawn(m->lock());
+        co_await yield_now();
+        got.reset();
+        auto handed = co_await std::move(waiter);
+        auto late = ringlet::spawn(m->lock());
+        co_await yield_now();
+        ringlet::mutex::lock_type kept = std::move(handed);
+        kept.reset();
+        auto last = co_await std::move(late);
+        last.reset();
+        auto stays = m->try_lock();
+        auto stuck = ringlet::spawn(m->lock());
+        co_await yield_now();
+        semaphore gone(0);
+        static_cast<void>(gone);
+        bool ended = stuck.done();
+        CHECK_FALSE(ended);
+        auto nobody = co_await std::move(stuck).cancel();
+        CHECK_FALSE(nobody.has_value());
+    };
+    block_on(root());
+}
+
+TEST_CASE("who waits for a semaphore that is destroyed gets channel_closed") {
+    auto s = std::make_unique<semaphore>(0);
+    int closed = 0;
+    auto waits = [&]() -> task<> {
+        try {
+            auto permit = co_await s->acquire();
+        } catch (const ringlet::channel_closed&) { ++closed; }
+    };
+    auto root = [&]() -> task<> {
+        auto a = ringlet::spawn(waits()), b = ringlet::spawn(waits());
+        co_await yield_now();
+        s.reset();
+        co_await std::move(a);
+        co_await std::move(b);
+    };
+    block_on(root());
+    CHECK(closed == 2);
+}
