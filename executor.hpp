@@ -546,31 +546,37 @@ private:
         T value;
         template <class U> explicit item(U&& u) : value(std::forward<U>(u)) {}
     };
-    struct sending final : detail::waits<sending>, detail::ring {
+    // A wait in one of the two lines. W::attempt() does without it, if that is possible and the job
+    // has not had its share of waits that are over at once; then it waits, and attempts it there.
+    template <class W> struct in_line : detail::waits<W>, detail::ring {
+        bool yields = false;
+        bool await_ready() {
+            return !(yields = !detail::job::current->spend()) && self().attempt();
+        }
+        void start() { yields&& self().attempt() ? this->owner->fulfil() : join(self().line()); }
+        bool interrupt(detail::job&) noexcept override { return unlink(), true; }
+        W& self() { return static_cast<W&>(*this); }
+    };
+    struct sending final : in_line<sending> {
         channel& to;
         T value;
-        bool sent = false, yields = false;
+        bool sent = false;
         sending(channel& c, T v) : to(c), value(std::move(v)) {}
         bool attempt() { return sent = to.try_send(std::move(value)); }
-        bool await_ready() { return !(yields = !detail::job::current->spend()) && attempt(); }
-        void start() { yields&& attempt() ? this->owner->fulfil() : join(to.senders); }
+        detail::ring& line() { return to.senders; }
         void await_resume() const { sent ? void() : throw channel_closed(); }
-        bool interrupt(detail::job&) noexcept override { return unlink(), true; }
         void describe(std::string& out) const override { out += "send"; }
     };
-    struct receiving final : detail::waits<receiving>, detail::ring {
+    struct receiving final : in_line<receiving> {
         channel& from;
         std::optional<T> value;
-        bool yields = false;
         explicit receiving(channel& c) : from(c) {}
         bool attempt() {
             if (auto v = from.try_recv()) value.emplace(std::move(*v));
             return value || from.closed;
         }
-        bool await_ready() { return !(yields = !detail::job::current->spend()) && attempt(); }
-        void start() { yields&& attempt() ? this->owner->fulfil() : join(from.receivers); }
+        detail::ring& line() { return from.receivers; }
         std::optional<T> await_resume() { return std::move(value); }
-        bool interrupt(detail::job&) noexcept override { return unlink(), true; }
         void describe(std::string& out) const override { out += "recv"; }
     };
     template <class N> static N& first(detail::ring& list) { return static_cast<N&>(*list.after); }

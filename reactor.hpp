@@ -124,8 +124,7 @@ public:
     // told by a counter, which costs nothing where it is asked, in each submit; getpid() would be a
     // system call. And the rings' memory is not inherited at all.
     explicit reactor(options o) {
-        static const int watches = pthread_atfork(nullptr, nullptr, [] { ++forks; });
-        static_cast<void>(watches);
+        [[maybe_unused]] static const int once = pthread_atfork(nullptr, nullptr, [] { ++forks; });
         set_up(o);
         registered = io_uring_register_ring_fd(&ring) == 1;  // saves looking it up in each call
         io_uring_ring_dontfork(&ring);
@@ -292,14 +291,14 @@ private:
 
 namespace detail {
 
-// What a request works on: a descriptor, or a path.
+// What a request works on is a descriptor or a path. A path is copied, for the kernel to read when
+// the request is submitted; the copy comes from the pool, as frames do.
 template <class T> struct pool_allocator {
     using value_type = T;
     T* allocate(std::size_t n) { return static_cast<T*>(frame_pool::allocate(n * sizeof(T))); }
     void deallocate(T* p, std::size_t n) { frame_pool::deallocate(p, n * sizeof(T)); }
     bool operator==(const pool_allocator&) const { return true; }
 };
-// A copy for the kernel to read when the request is submitted; as frames, from the pool.
 template <class T> using copied = std::vector<T, pool_allocator<T>>;
 using path = copied<char>;
 inline path path_of(const char* p) { return path(p, p + std::strlen(p) + 1); }
@@ -392,11 +391,10 @@ auto request(const char* name, int fd, void (*prepare)(io_uring_sqe*, int, P...)
     return request<R>(name, fd, [=](io_uring_sqe* s, int d) { prepare(s, d, a...); });
 }
 inline auto position(std::int64_t offset) { return static_cast<std::uint64_t>(offset); }
+// No more than the kernel takes at once.
 inline unsigned length(std::span<const std::byte> s) {
-    return static_cast<unsigned>(
-        std::min<std::size_t>(s.size(), 0x7ffff000));  // the kernel's limit
+    return static_cast<unsigned>(std::min<std::size_t>(s.size(), 0x7ffff000));
 }
-
 inline auto vectored(
     const char* name, int fd, auto prepare, std::span<const iovec> v, std::int64_t offset) {
     return request<std::size_t>(

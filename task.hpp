@@ -649,8 +649,8 @@ requires(std::is_invocable_v<S&, runnable> || std::is_invocable_v<S&, runnable, 
 
 namespace detail {
 
-// An await that is a wait: W::start() begins it, and cannot fail; what can fail, or may find that
-// there is nothing to wait for, belongs into await_ready. The place is that of the co_await: a
+// An await that is a wait: W::start() begins it. What often fails, or finds that there is nothing to
+// wait for, belongs into await_ready; should start() throw, the await does. The place is that of the co_await: a
 // defaulted argument of await_transform would give it too, at the price of a second awaiter type.
 template <class W> struct waits : wait {
     job* owner = nullptr;
@@ -752,8 +752,8 @@ struct cancel_query : std::suspend_never {
 // from the frame that waits for them, and why no cleanup is ever left to run on its own.
 //
 // A cancelled owner is resumed only by a full result. (What was tried before: a shielded or timed
-// stretch of the owner's own chain of frames, with no child. It saves a third of a timeout's
-// instructions, and took 45 lines and a second kind of cancel in every job.)
+// stretch of the owner's own chain of frames, with no child. A timeout is cheaper that way, by about
+// a third in a sketch; it took 45 lines, and a second kind of cancel in every job.)
 struct group : waits<group> {
     // Who must end well for the group to have a result: all, or else the rest is cancelled; any,
     // and then the rest is cancelled; a shielded child, which its owner's cancel does not reach.

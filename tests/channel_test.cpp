@@ -18,6 +18,8 @@
 #include <utility>
 #include <vector>
 
+#include "support.hpp"
+
 using namespace std::chrono_literals;
 using ringlet::block_on;
 using ringlet::channel;
@@ -33,22 +35,11 @@ using ringlet::virtual_time;
 using ringlet::when_all;
 using ringlet::yield_now;
 
+using namespace support;
+
 namespace {
 
 // ---- helpers -----------------------------------------------------------------------------------
-
-template <class T> void drop(T&& value) { [[maybe_unused]] auto last = std::move(value); }
-
-// Does something when it is destroyed.
-class at_end {
-public:
-    explicit at_end(std::function<void()> f) : action_(std::move(f)) {}
-    at_end(at_end&&) = delete;
-    ~at_end() { action_(); }
-
-private:
-    std::function<void()> action_;
-};
 
 // An item that exists once, wherever it is. Counts those that were destroyed.
 struct tally {
@@ -72,26 +63,6 @@ public:
 private:
     tally* tally_;
 };
-
-struct oops : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-// What happened, in order.
-struct history : std::vector<std::string> {
-    using vector::vector;
-    friend doctest::String toString(const history& log) {
-        std::string text;
-        for (const std::string& entry : log) text += (text.empty() ? "" : ", ") + entry;
-        return text.c_str();
-    }
-};
-
-int drain(executor& ex) {
-    int runs = 0;
-    while (ex.try_tick()) ++runs;
-    return runs;
-}
 
 task<> send_one(channel<int>& c, int n, history& log) {
     try {
@@ -988,26 +959,6 @@ TEST_CASE("waiters whose schedule function runs them on the spot") {
 }
 
 // ---- memory ------------------------------------------------------------------------------------
-
-namespace {
-
-class counting_resource final : public std::pmr::memory_resource {
-public:
-    long taken = 0, alive = 0;
-
-private:
-    void* do_allocate(std::size_t n, std::size_t alignment) override {
-        ++taken, ++alive;
-        return std::pmr::new_delete_resource()->allocate(n, alignment);
-    }
-    void do_deallocate(void* p, std::size_t n, std::size_t alignment) override {
-        --alive;
-        std::pmr::new_delete_resource()->deallocate(p, n, alignment);
-    }
-    bool do_is_equal(const memory_resource& o) const noexcept override { return this == &o; }
-};
-
-}  // namespace
 
 TEST_CASE("steady state: channels take no memory") {
     counting_resource memory;

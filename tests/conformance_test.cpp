@@ -19,6 +19,10 @@
 #include <utility>
 #include <vector>
 
+#include "support.hpp"
+
+using namespace support;
+
 namespace {
 
 using ringlet::join_handle;
@@ -27,22 +31,6 @@ using ringlet::schedule_info;
 using ringlet::task;
 using ringlet::task_cancelled;
 using ringlet::waker;
-
-// Counts one destruction, whatever it was moved through before.
-class guard {
-public:
-    explicit guard(int& count) : count_(&count) {}
-    guard(guard&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
-    guard& operator=(guard&&) = delete;
-    ~guard() {
-        if (count_) ++*count_;
-    }
-
-private:
-    int* count_;
-};
-
-template <class T> void drop(T&& value) { [[maybe_unused]] auto last = std::move(value); }
 
 struct counts {
     int polls = 0;      // runs of the coroutine's body

@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include "support.hpp"
+
 using namespace std::chrono_literals;
 using ringlet::block_on;
 using ringlet::deadlock;
@@ -30,50 +32,11 @@ using ringlet::task_cancelled;
 using ringlet::waker;
 using ringlet::yield_now;
 
+using namespace support;
+
 namespace {
 
 // ---- helpers -----------------------------------------------------------------------------------
-
-template <class T> void drop(T&& value) { [[maybe_unused]] auto last = std::move(value); }
-
-// Counts one destruction, whatever it was moved through before.
-class guard {
-public:
-    explicit guard(int& count) : count_(&count) {}
-    guard(guard&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
-    guard& operator=(guard&&) = delete;
-    ~guard() {
-        if (count_) ++*count_;
-    }
-
-private:
-    int* count_;
-};
-
-// Does something when it is destroyed.
-class at_end {
-public:
-    explicit at_end(std::function<void()> f) : action_(std::move(f)) {}
-    at_end(at_end&&) = delete;
-    ~at_end() { action_(); }
-
-private:
-    std::function<void()> action_;
-};
-
-struct oops : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-// Something to wait for.
-struct gate {
-    auto wait() {
-        return ringlet::suspend([this](waker w) { waiter = std::move(w); });
-    }
-    void open() { std::exchange(waiter, waker()).wake(); }
-
-    waker waiter;
-};
 
 // A parker that does what the test says.
 class scripted final : public parker {
@@ -85,28 +48,6 @@ private:
     std::function<bool(std::int64_t)> script_;
 };
 
-// What happened, in order.
-struct history : std::vector<std::string> {
-    using vector::vector;
-    friend doctest::String toString(const history& log) {
-        std::string text;
-        for (const std::string& entry : log) text += (text.empty() ? "" : ", ") + entry;
-        return text.c_str();
-    }
-};
-
-std::vector<std::string> lines_of(const std::string& text) {
-    std::vector<std::string> lines(1);
-    for (char c : text) {
-        if (c == '\n') lines.emplace_back();
-        else lines.back() += c;
-    }
-    if (lines.back().empty()) lines.pop_back();
-    return lines;
-}
-bool contains(const std::string& text, const std::string& part) {
-    return text.find(part) != std::string::npos;
-}
 // Does the text name this line of this file?
 bool names(const std::string& text, int line) {
     const std::string place = std::string(__FILE__) + ":" + std::to_string(line);
@@ -145,12 +86,6 @@ task<> fail_detached(std::string what) {
     co_return;
 }
 // Runs what is runnable; the tests that use it have nothing to wait for.
-int drain(executor& ex) {
-    int runs = 0;
-    while (ex.try_tick()) ++runs;
-    return runs;
-}
-
 // What a join gives, as a word.
 task<std::string> outcome(join_handle<int>& h) {
     std::string text;

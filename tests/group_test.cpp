@@ -21,6 +21,8 @@
 #include <utility>
 #include <vector>
 
+#include "support.hpp"
+
 using namespace std::chrono_literals;
 using ringlet::block_on;
 using ringlet::channel;
@@ -45,50 +47,11 @@ using ringlet::when_any;
 using ringlet::yield_now;
 using std::chrono::nanoseconds;
 
+using namespace support;
+
 namespace {
 
 // ---- helpers -----------------------------------------------------------------------------------
-
-template <class T> void drop(T&& value) { [[maybe_unused]] auto last = std::move(value); }
-
-// Counts one destruction, whatever it was moved through before.
-class guard {
-public:
-    explicit guard(int& count) : count_(&count) {}
-    guard(guard&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
-    guard& operator=(guard&&) = delete;
-    ~guard() {
-        if (count_) ++*count_;
-    }
-
-private:
-    int* count_;
-};
-
-// Does something when it is destroyed.
-class at_end {
-public:
-    explicit at_end(std::function<void()> f) : action_(std::move(f)) {}
-    at_end(at_end&&) = delete;
-    ~at_end() { action_(); }
-
-private:
-    std::function<void()> action_;
-};
-
-struct oops : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-// Something to wait for.
-struct gate {
-    auto wait() {
-        return ringlet::suspend([this](waker w) { waiter = std::move(w); });
-    }
-    void open() { std::exchange(waiter, waker()).wake(); }
-
-    waker waiter;
-};
 
 // A virtual clock, and how far it has gone.
 class stopwatch {
@@ -100,28 +63,6 @@ private:
     const std::int64_t start_ = virtual_time::nanoseconds();
 };
 
-// What happened, in order.
-struct history : std::vector<std::string> {
-    using vector::vector;
-    friend doctest::String toString(const history& log) {
-        std::string text;
-        for (const std::string& entry : log) text += (text.empty() ? "" : ", ") + entry;
-        return text.c_str();
-    }
-};
-
-std::vector<std::string> lines_of(const std::string& text) {
-    std::vector<std::string> lines(1);
-    for (char c : text) {
-        if (c == '\n') lines.emplace_back();
-        else lines.back() += c;
-    }
-    if (lines.back().empty()) lines.pop_back();
-    return lines;
-}
-bool contains(const std::string& text, const std::string& part) {
-    return text.find(part) != std::string::npos;
-}
 // Does the text name this line of this file?
 bool names(const std::string& text, int line) {
     const std::string place = std::string(__FILE__) + ":" + std::to_string(line);
@@ -135,12 +76,6 @@ bool names(const std::string& text, int line) {
 std::size_t indent_of(const std::string& line) { return line.find_first_not_of(' '); }
 
 // Runs what is runnable; the tests that use it have nothing to wait for.
-int drain(executor& ex) {
-    int runs = 0;
-    while (ex.try_tick()) ++runs;
-    return runs;
-}
-
 task<> nothing() { co_return; }
 task<> count(int& n) {
     ++n;
@@ -1954,26 +1889,6 @@ TEST_CASE("groups in a job whose schedule function drops its children's runnable
 }
 
 // ---- memory ------------------------------------------------------------------------------------
-
-namespace {
-
-class counting_resource final : public std::pmr::memory_resource {
-public:
-    long taken = 0, alive = 0;
-
-private:
-    void* do_allocate(std::size_t n, std::size_t alignment) override {
-        ++taken, ++alive;
-        return std::pmr::new_delete_resource()->allocate(n, alignment);
-    }
-    void do_deallocate(void* p, std::size_t n, std::size_t alignment) override {
-        --alive;
-        std::pmr::new_delete_resource()->deallocate(p, n, alignment);
-    }
-    bool do_is_equal(const memory_resource& o) const noexcept override { return this == &o; }
-};
-
-}  // namespace
 
 TEST_CASE("steady state: groups take no memory") {
     stopwatch time;

@@ -32,6 +32,8 @@
 #include <utility>
 #include <vector>
 
+#include "support.hpp"
+
 using namespace std::chrono_literals;
 using ringlet::block_on;
 using ringlet::deadlock;
@@ -51,6 +53,8 @@ using ringlet::io::accept_many;
 using ringlet::io::multishot;
 using std::chrono::nanoseconds;
 
+using namespace support;
+
 namespace {
 
 constexpr int stress_wakes = 1'000'000;
@@ -59,32 +63,6 @@ constexpr int stress_wakes = 1'000'000;
 
 std::atomic<int> event_writes = 0;
 bool no_events = false;
-
-template <class T> void drop(T&& value) { [[maybe_unused]] auto last = std::move(value); }
-
-// Counts one destruction, whatever it was moved through before.
-class guard {
-public:
-    explicit guard(int& count) : count_(&count) {}
-    guard(guard&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
-    guard& operator=(guard&&) = delete;
-    ~guard() {
-        if (count_) ++*count_;
-    }
-
-private:
-    int* count_;
-};
-
-// Something to wait for.
-struct gate {
-    auto wait() {
-        return ringlet::suspend([this](waker w) { waiter = std::move(w); });
-    }
-    void open() { std::exchange(waiter, waker()).wake(); }
-
-    waker waiter;
-};
 
 auto entries(const char* directory) {
     return std::distance(std::filesystem::directory_iterator(directory), {});

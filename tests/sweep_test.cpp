@@ -27,6 +27,8 @@
 #include <utility>
 #include <vector>
 
+#include "support.hpp"
+
 using namespace std::chrono_literals;
 using ringlet::executor;
 using ringlet::job_info;
@@ -39,6 +41,8 @@ using ringlet::unique_fd;
 using ringlet::waker;
 using ringlet::yield_now;
 namespace io = ringlet::io;
+
+using namespace support;
 
 namespace {
 
@@ -177,10 +181,6 @@ public:
 
 private:
     std::array<std::byte, 16>& memory_;
-};
-
-struct oops : std::runtime_error {
-    using std::runtime_error::runtime_error;
 };
 
 struct gate {

@@ -22,6 +22,8 @@
 #include <utility>
 #include <vector>
 
+#include "support.hpp"
+
 using ringlet::frame_pool;
 using ringlet::join_handle;
 using ringlet::runnable;
@@ -59,29 +61,15 @@ template <class H> concept used_as_lvalue = requires(H& h) { h.cancel(); }
 static_assert(
     !used_as_lvalue<join_handle<int>> && !used_as_lvalue<task<int>> && !used_as_lvalue<runnable>);
 
+using support::drop;
+using support::gate;
+using support::guard;
+using support::history;
+using support::oops;
+
 namespace {
 
 // ---- helpers -----------------------------------------------------------------------------------
-
-template <class T> void drop(T&& value) { [[maybe_unused]] auto last = std::move(value); }
-
-// Counts one destruction, whatever it was moved through before.
-class guard {
-public:
-    explicit guard(int& count) : count_(&count) {}
-    guard(guard&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
-    guard& operator=(guard&&) = delete;
-    ~guard() {
-        if (count_) ++*count_;
-    }
-
-private:
-    int* count_;
-};
-
-struct oops : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
 
 // The smallest executor: a queue.
 class loop {
@@ -131,26 +119,6 @@ private:
         ended = true;
     }
     std::deque<runnable> queue_;
-};
-
-// Something to wait for.
-struct gate {
-    auto wait() {
-        return ringlet::suspend([this](waker w) { waiter = std::move(w); });
-    }
-    void open() { std::exchange(waiter, waker()).wake(); }
-
-    waker waiter;
-};
-
-// What happened, in order.
-struct history : std::vector<std::string> {
-    using vector::vector;
-    friend doctest::String toString(const history& log) {
-        std::string text;
-        for (const std::string& entry : log) text += (text.empty() ? "" : ", ") + entry;
-        return text.c_str();
-    }
 };
 
 class leaving {  // writes its name when it is destroyed

@@ -18,6 +18,8 @@
 #include <utility>
 #include <vector>
 
+#include "support.hpp"
+
 using namespace std::chrono_literals;
 using ringlet::block_on;
 using ringlet::executor;
@@ -33,35 +35,11 @@ using std::chrono::nanoseconds;
 using std::chrono::steady_clock;
 using time_point = steady_clock::time_point;
 
+using namespace support;
+
 namespace {
 
 // ---- helpers -----------------------------------------------------------------------------------
-
-template <class T> void drop(T&& value) { [[maybe_unused]] auto last = std::move(value); }
-
-// Counts one destruction, whatever it was moved through before.
-class guard {
-public:
-    explicit guard(int& count) : count_(&count) {}
-    guard(guard&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
-    guard& operator=(guard&&) = delete;
-    ~guard() {
-        if (count_) ++*count_;
-    }
-
-private:
-    int* count_;
-};
-
-// Something to wait for.
-struct gate {
-    auto wait() {
-        return ringlet::suspend([this](waker w) { waiter = std::move(w); });
-    }
-    void open() { std::exchange(waiter, waker()).wake(); }
-
-    waker waiter;
-};
 
 class pipe_ends {
 public:
@@ -78,12 +56,6 @@ public:
 task<> read_one(int fd) {
     std::byte buffer[1];
     co_await ringlet::io::read(fd, buffer);
-}
-
-int drain(executor& ex) {
-    int runs = 0;
-    while (ex.try_tick()) ++runs;
-    return runs;
 }
 
 constexpr bool sanitized =

@@ -54,7 +54,7 @@ namespace detail {
 
 inline unique_fd new_event() {
     if (const int fd = ::eventfd(0, EFD_CLOEXEC); fd >= 0) return unique_fd(fd);
-    throw std::system_error(errno, std::system_category(), "eventfd");
+    fail(errno, "eventfd");
 }
 
 // What the copies of a remote_waker share with the task that listens to them. The waker is not in

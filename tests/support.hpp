@@ -1,0 +1,104 @@
+// What many of the tests use: objects that count themselves, something to wait for, what happened.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <functional>
+#include <memory_resource>
+#include <ringlet/task.hpp>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace support {
+
+template <class T> void drop(T&& value) { [[maybe_unused]] auto last = std::move(value); }
+
+// Counts one destruction, whatever it was moved through before.
+class guard {
+public:
+    explicit guard(int& count) : count_(&count) {}
+    guard(guard&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
+    guard& operator=(guard&&) = delete;
+    ~guard() {
+        if (count_) ++*count_;
+    }
+
+private:
+    int* count_;
+};
+
+// Does something when it is destroyed.
+class at_end {
+public:
+    explicit at_end(std::function<void()> f) : action_(std::move(f)) {}
+    at_end(at_end&&) = delete;
+    ~at_end() { action_(); }
+
+private:
+    std::function<void()> action_;
+};
+
+struct oops : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Something to wait for.
+struct gate {
+    auto wait() {
+        return ringlet::suspend([this](ringlet::waker w) { waiter = std::move(w); });
+    }
+    void open() { std::exchange(waiter, ringlet::waker()).wake(); }
+
+    ringlet::waker waiter;
+};
+
+// What happened, in order.
+struct history : std::vector<std::string> {
+    using vector::vector;
+    friend doctest::String toString(const history& log) {
+        std::string text;
+        for (const std::string& entry : log) text += (text.empty() ? "" : ", ") + entry;
+        return text.c_str();
+    }
+};
+
+inline std::vector<std::string> lines_of(const std::string& text) {
+    std::vector<std::string> lines(1);
+    for (char c : text) {
+        if (c == '\n') lines.emplace_back();
+        else lines.back() += c;
+    }
+    if (lines.back().empty()) lines.pop_back();
+    return lines;
+}
+inline bool contains(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+}
+
+// Runs an executor until nothing is runnable; how many runs that took.
+int drain(auto& executor) {
+    int runs = 0;
+    while (executor.try_tick()) ++runs;
+    return runs;
+}
+
+// A heap that counts what is taken from it.
+class counting_resource final : public std::pmr::memory_resource {
+public:
+    long taken = 0, alive = 0;
+
+private:
+    void* do_allocate(std::size_t n, std::size_t alignment) override {
+        ++taken, ++alive;
+        return std::pmr::new_delete_resource()->allocate(n, alignment);
+    }
+    void do_deallocate(void* p, std::size_t n, std::size_t alignment) override {
+        --alive;
+        std::pmr::new_delete_resource()->deallocate(p, n, alignment);
+    }
+    bool do_is_equal(const memory_resource& o) const noexcept override { return this == &o; }
+};
+
+}  // namespace support
