@@ -31,7 +31,9 @@
 
 #include "task.hpp"
 
+#include <list>
 #include <tuple>
+#include <vector>
 
 namespace ringlet {
 
@@ -122,7 +124,7 @@ task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
 // Every top-level job is in the list `jobs` from its spawn to its end; a child is in its group's. One
 // that can run is in one of two queues as well, linked by job::next. That is all there is: no map of
 // tasks, no slot to be found again, nothing to allocate beside the jobs themselves.
-class executor {
+class executor : detail::scheduler {
 public:
     executor_hooks hooks;
     // What it waits with. The reactor puts itself here at the first operation, the timers at the
@@ -156,18 +158,18 @@ public:
     static executor* current() { return running; }
 
 private:
-    // The job's schedule function is this executor's queue. Inlined where T is known: the compiler
-    // then sees the job it fills in, which saves a tenth of a spawn.
+    // Inlined where T is known: the compiler then sees the job it fills in, which saves a tenth of a
+    // spawn.
     template <class T>
     [[gnu::always_inline]] detail::job_of<T>& start(task<T>& work, source place) {
-        const auto enqueue = [this](detail::job& j, schedule_info info) {
-            (info.woken_while_running ? later : ready).push(j);
-        };
-        using own_job = detail::scheduled_job<T, decltype(enqueue)>;
-        auto& job = *new own_job(detail::job_of<T>::frame_of(work), enqueue, place, jobs);
+        using started = detail::job_of<T>;
+        auto& job = *new started(started::frame_of(work), *this, place, &jobs);
         ready.push(job);
         if (hooks.on_spawn) tell(hooks.on_spawn, job);
         return job;
+    }
+    void schedule(detail::job& j, schedule_info info) noexcept override {
+        (info.woken_while_running ? later : ready).push(j);
     }
     // The loop: runs up to `limit` jobs, and none after the root has ended. A job that yields goes
     // to `later`; one that is woken goes to `ready`, and is run in this turn if there is room. All
@@ -254,23 +256,23 @@ inline bool executor::try_tick() {
 inline executor::~executor() {
     const detail::scoped here(running, self());
     while (!empty()) {
-        for (detail::ring* r = jobs.after; r != &jobs; r = r->after)
-            static_cast<detail::job*>(r)->cancel();
+        jobs.each<detail::job>([](detail::job& j) { j.cancel(); });
+        bool looks = false;
         try {
             while (!ready.empty()) turn(64);
-        } catch (...) { continue; }  // of a task; nobody is left to take it
-        bool hope = false;
-        try {
-            hope = empty() || look();
-        } catch (...) {}  // the kernel has given up on us
-        if (!hope) give_up();
+            looks = true;
+            if (empty() || look()) continue;
+        } catch (...) {
+            if (!looks) continue;  // of a task; nobody is left to take it
+        }
+        give_up();
     }
 }
 // Nothing can come any more: what is left waits in vain, under a shield, say. The innermost job
 // is cancelled, which a shield does not keep off; one that has been cancelled is ended.
 inline void executor::give_up() {
     auto* stuck = static_cast<detail::job*>(jobs.after);
-    while (const detail::ring* inner = stuck->waiting ? stuck->waiting->children() : nullptr)
+    while (const detail::ring* inner = stuck->children())
         stuck = static_cast<detail::job*>(inner->after);
     if (!stuck->cancelled) return stuck->cancel();
     tell(hooks.on_finish, *stuck);
@@ -278,19 +280,16 @@ inline void executor::give_up() {
 }
 
 inline void executor::list(const detail::ring& jobs, std::string& out, std::size_t depth) {
-    for (detail::ring* r = jobs.after; r != &jobs; r = r->after) {
-        const auto& j = static_cast<const detail::job&>(*r);
+    jobs.each<detail::job>([&](const detail::job& j) {
         out.append(2 * depth, ' ').append("task spawned at ");
         detail::append_place(out, j.spawned);
         if (j.waiting) j.waiting->describe(out += " waits for ");
         else if (j.is(detail::job::suspended)) out += " waits for a waker";
         else out += j.is(detail::job::scheduled) ? " is runnable" : " runs";
-        out += " at ";
-        detail::append_place(out, j.where);
+        detail::append_place(out += " at ", j.where);
         out += '\n';
-        const detail::ring* const children = j.waiting ? j.waiting->children() : nullptr;
-        if (children) list(*children, out, depth + 1);
-    }
+        if (j.children()) list(*j.children(), out, depth + 1);
+    });
 }
 inline void executor::dump(std::string& out) const { list(jobs, out, 1); }
 
@@ -331,12 +330,9 @@ template <detail::awaitable A> decltype(auto) block_on(A root, source place = so
 
 // Starts a task on the executor of the running one, at its next turn. Dropping the handle cancels
 // it; detach() lets it go on. Throws std::logic_error where no executor runs.
-template <class T>
-[[gnu::always_inline]] inline join_handle<T> spawn(task<T> work, source place = source::current()) {
-    return detail::running_executor().spawn(std::move(work), place);
-}
-template <detail::awaitable A> auto spawn(A work, source place = source::current()) {
-    return spawn(detail::as_task(std::move(work)), place);
+template <detail::awaitable A>
+[[gnu::always_inline]] inline auto spawn(A work, source place = source::current()) {
+    return detail::running_executor().spawn(detail::as_task(std::move(work)), place);
 }
 // Spawns f(args...), a task, with copies of f and of args in its frame: the safe way to spawn a
 // lambda, whose captures would otherwise be gone at its first suspension.
@@ -350,9 +346,6 @@ auto spawn(F f, A... args) {
 inline auto yield_now() { return detail::yield_awaiter(); }
 
 // ---- 4. Waiting together ------------------------------------------------------------------------
-
-// What a task<> gives where a value is expected.
-struct nothing {};
 
 class scope_ref;
 
@@ -370,40 +363,36 @@ template <bool Any, class T> decltype(auto) part_of(job_of<T>& j) {
     else return j.take(), nothing();
 }
 
-template <bool Any, class... T> struct joined final : group {
-    std::tuple<task<T>...> work;
-    std::tuple<owned<T>...> jobs;
-    explicit joined(task<T>... t)
-        : group(Any ? "when_any" : "when_all", Any ? any : all), work(std::move(t)...) {}
+// What f gives for each: a tuple for a tuple; a vector for a vector, of pointers where f gives
+// references.
+template <class... X> auto each(std::tuple<X...>& all, auto f) {
+    return std::apply([&](auto&... x) { return std::tuple<decltype(f(x))...>{f(x)...}; }, all);
+}
+template <class X> auto each(std::vector<X>& all, auto f) {
+    using Y = decltype(f(all[0]));
+    constexpr bool refers = std::is_reference_v<Y>;
+    std::vector<std::conditional_t<refers, std::remove_reference_t<Y>*, Y>> out;
+    for (auto& x : all)
+        if constexpr (refers) out.push_back(&f(x));
+        else out.push_back(f(x));
+    return out;
+}
+
+template <bool Any, class Tasks> struct joined final : group {
+    static auto adding(group& g) {
+        return [&g]<class T>(task<T>& work) { return owned<T>(&g.add(work)); };
+    }
+    Tasks work;
+    decltype(each(std::declval<Tasks&>(), adding(std::declval<group&>()))) jobs;
+    explicit joined(Tasks t)
+        : group(Any ? "when_any" : "when_all", Any ? any : all), work(std::move(t)) {}
     bool await_ready() {
-        std::apply([this](auto&... w) { jobs = {owned<T>(&add(w))...}; }, work);
-        return sizeof...(T) == 0;
+        jobs = each(work, adding(*this));
+        return members.empty();
     }
     auto await_resume() {
         check();
-        return std::apply(
-            [](auto&... j) {
-                return std::tuple<decltype(part_of<Any>(*j))...>{part_of<Any>(*j)...};
-            },
-            jobs);
-    }
-};
-template <bool Any, template <class...> class List, class T> struct joined_list final : group {
-    List<task<T>> work;
-    List<owned<T>> jobs;
-    explicit joined_list(List<task<T>> l)
-        : group(Any ? "when_any" : "when_all", Any ? any : all), work(std::move(l)) {}
-    bool await_ready() {
-        if (Any && work.empty()) throw std::invalid_argument("ringlet: when_any of no task");
-        for (auto& w : work) jobs.push_back(owned<T>(&add(w)));
-        return work.empty();
-    }
-    auto await_resume() {
-        check();
-        constexpr bool points = Any || std::is_reference_v<T>;  // a list holds no references
-        List<decltype(part_of<points>(*jobs.front()))> parts;
-        for (auto& j : jobs) parts.push_back(part_of<points>(*j));
-        return parts;
+        return each(jobs, [](auto& j) -> decltype(auto) { return part_of<Any>(*j); });
     }
 };
 
@@ -430,19 +419,23 @@ template <class F> struct scoping final : group {
 // exception cancels the others, waits for them, and is rethrown. Takes tasks or other awaitables,
 // or a vector of tasks, which gives a vector. Costs a job for each.
 template <detail::awaitable... A> auto when_all(A... work) {
-    return detail::joined<false, detail::await_result<A>...>(detail::as_task(std::move(work))...);
+    using tasks = std::tuple<task<detail::await_result<A>>...>;
+    return detail::joined<false, tasks>(tasks(detail::as_task(std::move(work))...));
 }
-template <template <class...> class List, class T> auto when_all(List<task<T>> work) {
-    return detail::joined_list<false, List, T>(std::move(work));
+template <class T> auto when_all(std::vector<task<T>> work) {
+    return detail::joined<false, std::vector<task<T>>>(std::move(work));
 }
 // The same until one has ended: then the others are cancelled, and waited for. Gives optionals:
 // whoever finished has a value, at least one does. If nobody has, the first exception is rethrown.
+// Throws std::invalid_argument for an empty vector.
 template <detail::awaitable... A>
 requires(sizeof...(A) > 0) auto when_any(A... work) {
-    return detail::joined<true, detail::await_result<A>...>(detail::as_task(std::move(work))...);
+    using tasks = std::tuple<task<detail::await_result<A>>...>;
+    return detail::joined<true, tasks>(tasks(detail::as_task(std::move(work))...));
 }
-template <template <class...> class List, class T> auto when_any(List<task<T>> work) {
-    return detail::joined_list<true, List, T>(std::move(work));
+template <class T> auto when_any(std::vector<task<T>> work) {
+    if (work.empty()) throw std::invalid_argument("ringlet: when_any of no task");
+    return detail::joined<true, std::vector<task<T>>>(std::move(work));
 }
 
 // Starts children in a scope, for as long as that lasts. Copyable.
@@ -456,7 +449,7 @@ public:
         j.spawned = j.where = place;
         if (!group->owner) return;  // the group has yet to start
         if (group->stopping) j.cancel();
-        j.schedule(j, schedule_info());
+        j.by.schedule(j, schedule_info());
     }
 
 private:
@@ -476,6 +469,26 @@ struct channel_closed : std::exception {
     const char* what() const noexcept override { return "ringlet: the channel is closed"; }
 };
 
+namespace detail {
+
+// A wait in one of a channel's two lines. One that is over at once costs a unit of the job's budget;
+// where none is left the job yields, with its result.
+struct in_line : waits<in_line>, ring {
+    ring& line;
+    bool over = false;
+    explicit in_line(ring& l) : line(l) {}
+    bool ready(auto attempt) {
+        const bool affordable = job::current->spend();
+        over = (affordable || !job::current->cancelled) && attempt();
+        return over && affordable;
+    }
+    bool insists() const { return over; }
+    void start() { over ? owner->fulfil() : join(line); }
+    bool interrupt(job&) noexcept override { return unlink(), true; }
+};
+
+}  // namespace detail
+
 // A value's way through it:
 //
 //                (1) a receiver waits
@@ -493,15 +506,14 @@ struct channel_closed : std::exception {
 // A queue between tasks: at most `capacity` items wait in it, then senders wait; with capacity 0
 // each waits for the other. First in, first out, for items and for those who wait. A cancelled
 // wait loses nothing: its item was handed over, or is still there. Who waits when the channel is
-// destroyed goes on as after close(); a sender gets channel_closed. Items are kept in the pool.
+// destroyed goes on as after close(); a sender gets channel_closed.
 template <class T> class channel {
 public:
-    explicit channel(std::size_t capacity) : room(capacity) {}
+    explicit channel(std::size_t n) : capacity(n) {}
     channel(channel&&) = delete;
     ~channel() {
         close();
         dismiss<sending>(senders);
-        while (try_recv()) {}
     }
 
     // Waits for room. Throws channel_closed.
@@ -511,7 +523,8 @@ public:
     // Without waiting. False: there is no room, and `value` is untouched. Throws channel_closed.
     template <class U> bool try_send(U&& value) {
         if (closed) throw channel_closed();
-        if (receivers.empty()) return room && (put(std::forward<U>(value)), true);
+        if (receivers.empty() && items.size() >= capacity) return false;
+        if (receivers.empty()) return items.push_back(std::forward<U>(value)), true;
         receiving& r = first<receiving>(receivers);
         r.value.emplace(std::forward<U>(value));
         r.unlink();
@@ -522,16 +535,14 @@ public:
         std::optional<T> value;
         if (!senders.empty()) {
             sending& s = first<sending>(senders);
-            put(std::move(s.value));
+            items.push_back(std::move(s.value));
             s.unlink();
-            s.sent = true;
+            s.over = true;
             s.owner->fulfil();
         }
         if (items.empty()) return value;
-        const std::unique_ptr<item> i(&first<item>(items));
-        i->unlink();
-        ++room;
-        value.emplace(std::move(i->value));
+        value.emplace(std::move(items.front()));
+        items.pop_front();
         return value;
     }
     // Nothing more can be sent; what was sent before can be received, that of senders that wait now
@@ -542,59 +553,42 @@ public:
     }
 
 private:
-    struct item : detail::pooled, detail::ring {
-        T value;
-        template <class U> explicit item(U&& u) : value(std::forward<U>(u)) {}
-    };
-    // A wait in one of the two lines. W::attempt() does without it, if that is possible and the job
-    // has not had its share of waits that are over at once; then it waits, and attempts it there.
-    template <class W> struct in_line : detail::waits<W>, detail::ring {
-        bool yields = false;
-        bool await_ready() {
-            return !(yields = !detail::job::current->spend()) && self().attempt();
-        }
-        void start() { yields&& self().attempt() ? this->owner->fulfil() : join(self().line()); }
-        bool interrupt(detail::job&) noexcept override { return unlink(), true; }
-        W& self() { return static_cast<W&>(*this); }
-    };
-    struct sending final : in_line<sending> {
+    struct sending final : detail::in_line {
         channel& to;
         T value;
-        bool sent = false;
-        sending(channel& c, T v) : to(c), value(std::move(v)) {}
-        bool attempt() { return sent = to.try_send(std::move(value)); }
-        detail::ring& line() { return to.senders; }
-        void await_resume() const { sent ? void() : throw channel_closed(); }
+        sending(channel& c, T v) : in_line(c.senders), to(c), value(std::move(v)) {}
+        bool await_ready() {
+            return ready([this] { return to.try_send(std::move(value)); });
+        }
+        void await_resume() const { over ? void() : throw channel_closed(); }
         void describe(std::string& out) const override { out += "send"; }
     };
-    struct receiving final : in_line<receiving> {
+    struct receiving final : detail::in_line {
         channel& from;
         std::optional<T> value;
-        explicit receiving(channel& c) : from(c) {}
-        bool attempt() {
-            if (auto v = from.try_recv()) value.emplace(std::move(*v));
-            return value || from.closed;
+        explicit receiving(channel& c) : in_line(c.receivers), from(c) {}
+        bool await_ready() {
+            return ready([this] {
+                if (auto v = from.try_recv()) value.emplace(std::move(*v));
+                return value || from.closed;
+            });
         }
-        detail::ring& line() { return from.receivers; }
         std::optional<T> await_resume() { return std::move(value); }
         void describe(std::string& out) const override { out += "recv"; }
     };
-    template <class N> static N& first(detail::ring& list) { return static_cast<N&>(*list.after); }
-    template <class N> static void dismiss(detail::ring& list) {
-        while (!list.empty()) {
-            N& n = first<N>(list);
-            n.unlink();
-            n.owner->let_go();  // which may run the job on the spot
+    template <class W> static W& first(detail::ring& line) { return static_cast<W&>(*line.after); }
+    template <class W> static void dismiss(detail::ring& line) {
+        while (!line.empty()) {
+            W& w = first<W>(line);
+            w.unlink();
+            w.owner->let_go();  // which may run the job on the spot
         }
     }
-    void put(auto&& value) {
-        (new item(std::forward<decltype(value)>(value)))->join(items);
-        --room;
-    }
 
-    std::size_t room;
+    std::size_t capacity;
     bool closed = false;
-    detail::ring items, senders, receivers;
+    std::list<T, detail::pool_allocator<T>> items;
+    detail::ring senders, receivers;
 };
 
 }  // namespace ringlet

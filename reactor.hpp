@@ -42,6 +42,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <span>
 #include <system_error>
@@ -52,6 +53,10 @@ namespace ringlet {
 namespace detail {
 [[noreturn]] inline void fail(int error, const std::string& what) {
     throw std::system_error(error, std::system_category(), what);
+}
+// The clock of all deadlines, in nanoseconds.
+inline std::int64_t monotonic() {
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 }  // namespace detail
 
@@ -144,20 +149,21 @@ public:
         io_uring_queue_exit(&ring);
     }
 
-    // Makes room for a request, so that submit() cannot fail.
+    // Makes room for a request, so that submit() has nothing to ask of the kernel.
     void make_room() {
         if (forked()) throw std::logic_error("ringlet: a ring cannot be used after fork()");
-        while (!has_room()) enter(0, nullptr);
+        while (!has_room()) enter(0);
     }
     bool has_room() const { return io_uring_sq_space_left(&ring) > 0; }
     // Writes a request: fill(io_uring_sqe*) sets all but its user_data. It goes to the kernel with
     // the next look.
     void submit(completion& to, auto fill) {
-        io_uring_sqe* const sqe = io_uring_get_sqe(&ring);
-        *sqe = {};
-        fill(sqe);
-        if (on_submit) on_submit(sqe);
-        io_uring_sqe_set_data(sqe, &to);
+        make_room();
+        io_uring_sqe request{};
+        fill(&request);  // may throw: then nothing has been written
+        if (on_submit) on_submit(&request);
+        io_uring_sqe_set_data(&request, &to);
+        *io_uring_get_sqe(&ring) = request;
         ++counts.in_flight;
         ++counts.submitted;
     }
@@ -174,7 +180,7 @@ public:
     }
     // Blocks until something has completed. For the destructor of a completion in flight.
     void wait() {
-        enter(1, nullptr);
+        enter(1);
         reap();
     }
 
@@ -183,18 +189,9 @@ public:
     bool park(std::int64_t until) override {
         if (forked()) return false;
         const bool hope = counts.in_flight || until != never;
-        if (until == now || !hope) {
-            if (unsubmitted() || *ring.sq.kflags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
-                enter(0, nullptr);
-        } else if (until == never) {
-            enter(1, nullptr);
-        } else {
-            timespec t;
-            clock_gettime(CLOCK_MONOTONIC, &t);
-            const auto left = std::max(until - (t.tv_sec * 1'000'000'000 + t.tv_nsec), now);
-            __kernel_timespec limit{left / 1'000'000'000, left % 1'000'000'000};
-            enter(1, &limit);
-        }
+        if (hope && until != now) enter(1, until);
+        else if (unsubmitted() || *ring.sq.kflags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
+            enter(0);
         reap();
         return hope;
     }
@@ -226,36 +223,41 @@ private:
         refuse(ENOSYS);
     }
     [[noreturn]] static void refuse(int e) {
-        detail::fail(e,
-            std::string("ringlet: io_uring_setup")
-                .append(e == ENOSYS
-                        ? ": no io_uring here; it needs Linux 5.15 or later, and a container that "
-                          "does not hide it (podman and gVisor do)"
-                        : e == EPERM
-                        ? ": forbidden, by a seccomp profile (Docker has one; allow io_uring_setup, "
-                          "io_uring_enter, io_uring_register) or by the sysctl "
-                          "kernel.io_uring_disabled (set it to 0)"
-                        : e == EACCES ? ": forbidden by a security module or sandbox"
-                        : e == ENOMEM
-                        ? ": the limit of locked memory is reached; see `ulimit -l`, and raise "
-                          "RLIMIT_MEMLOCK"
-                        : ""));
+        constexpr std::pair<int, const char*> causes[] = {
+            {ENOSYS,
+                ": no io_uring here; it needs Linux 5.15 or later, and a container that does not "
+                "hide it (podman and gVisor do)"},
+            {EPERM,
+                ": forbidden, by a seccomp profile (Docker has one; allow io_uring_setup, "
+                "io_uring_enter, io_uring_register) or by the sysctl kernel.io_uring_disabled "
+                "(set it to 0)"},
+            {EACCES, ": forbidden by a security module or sandbox"},
+            {ENOMEM,
+                ": the limit of locked memory is reached; raise RLIMIT_MEMLOCK (`ulimit -l`)"}};
+        std::string text = "ringlet: io_uring_setup";
+        for (const auto& [error, cause] : causes) text += error == e ? cause : "";
+        detail::fail(e, text);
     }
 
     unsigned unsubmitted() const { return ring.sq.sqe_tail - *ring.sq.khead; }
 
     // The one system call: submits what has been written, runs the kernel's deferred work, and
-    // waits for `least` completions or for `limit`. liburing's own calls leave out GETEVENTS, with
+    // waits for `least` completions, or till `until`. liburing's own calls leave out GETEVENTS, with
     // which alone deferred completions arrive, or go back to sleep after a signal. What it returns
     // is of no interest: the rings say what has happened.
-    void enter(unsigned least, __kernel_timespec* limit) {
+    void enter(unsigned least, std::int64_t until = never) {
         constexpr unsigned no_iowait = 1u << 7, has_no_iowait = 1u << 17;  // Linux 6.15
         unsigned flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
         if (registered) flags |= IORING_ENTER_REGISTERED_RING;
         if (ring.features & has_no_iowait) flags |= no_iowait;
         io_uring_getevents_arg arg{};
         arg.sigmask_sz = _NSIG / 8;
-        arg.ts = reinterpret_cast<std::uintptr_t>(limit);
+        __kernel_timespec limit;
+        if (until != never) {
+            const auto left = std::max(until - detail::monotonic(), now);
+            limit = {left / 1'000'000'000, left % 1'000'000'000};
+            arg.ts = reinterpret_cast<std::uintptr_t>(&limit);
+        }
         ring.sq.sqe_head = ring.sq.sqe_tail;
         io_uring_smp_store_release(ring.sq.ktail, ring.sq.sqe_tail);
         ++counts.enters;
@@ -291,37 +293,39 @@ private:
 
 namespace detail {
 
-// What a request works on is a descriptor or a path. A path is copied, for the kernel to read when
-// the request is submitted; the copy comes from the pool, as frames do.
-template <class T> struct pool_allocator {
-    using value_type = T;
-    T* allocate(std::size_t n) { return static_cast<T*>(frame_pool::allocate(n * sizeof(T))); }
-    void deallocate(T* p, std::size_t n) { frame_pool::deallocate(p, n * sizeof(T)); }
-    bool operator==(const pool_allocator&) const { return true; }
-};
+// A request's arguments live in the awaiter until the kernel has read them, which is later than the
+// call: a path or an array is copied, into a block of the pool. A unique_fd that is to be closed
+// becomes the request's.
 template <class T> using copied = std::vector<T, pool_allocator<T>>;
-using path = copied<char>;
-inline path path_of(const char* p) { return path(p, p + std::strlen(p) + 1); }
-inline void append_subject(std::string& out, const path& p) { out.append(" ").append(p.data()); }
-inline void append_subject(std::string& out, int fd) {
+auto kept(auto argument) { return argument; }
+inline auto kept(const char* path) { return copied<char>(path, path + std::strlen(path) + 1); }
+inline auto kept(std::span<const iovec> v) { return copied<iovec>(v.begin(), v.end()); }
+auto given(auto& argument) { return argument; }
+template <class T> T* given(copied<T>& array) { return array.data(); }
+inline int given(unique_fd& fd) { return fd.release(); }
+
+// What a request works on, for its error: the first argument, a path or a descriptor.
+inline void append_subject(std::string& out, const copied<char>& path, const auto&...) {
+    out.append(" ").append(path.data());
+}
+inline void append_subject(std::string& out, int fd = -1, const auto&...) {
     if (fd >= 0) out.append(" on descriptor ").append(std::to_string(fd));
 }
 
-// One template serves all operations: fill(sqe, subject) writes the request, the job suspends, the
-// await gives an R made of the kernel's number. `Throws`: an error is a std::system_error that
-// names the operation and its subject, else it is the number, -errno.
+// One template serves all operations: prepare(sqe, arguments...) writes the request, the job
+// suspends, the await gives an R made of the kernel's number. `Throws`: an error is a
+// std::system_error that names the operation and its subject, else it is the number, -errno.
 //
 // Who may touch it: the frame, which it lies in, and from start() to the last complete() the kernel,
 // which knows its address and that of the buffer. So as long as `in` is set nobody may destroy the
 // frame, and interrupt() says so: the job waits on, for the completion that the cancel brings. A
 // result that came all the same is fulfil(): the job goes on with it. Only where nothing can be
 // waited for any more is an op destroyed in flight, and then its destructor waits.
-template <class R, bool Throws, class Subject, class Fill>
-struct op final : waits<op<R, Throws, Subject, Fill>>, reactor::completion {
-    op(const char* operation, Subject s, Fill f)
-        : name(operation), subject(std::move(s)), fill(std::move(f)) {}
-    op(op&& other) noexcept
-        : name(other.name), subject(std::move(other.subject)), fill(std::move(other.fill)) {}
+template <class R, bool Throws, class Prepare, class... A>
+struct op final : waits<op<R, Throws, Prepare, A...>>, reactor::completion {
+    op(const char* operation, Prepare p, std::tuple<A...> a)
+        : name(operation), prepare(std::move(p)), arguments(std::move(a)) {}
+    op(op&&) = default;
     ~op() {
         this->owner = nullptr;  // which is ending
         if (in && in->cancel(this))
@@ -330,43 +334,42 @@ struct op final : waits<op<R, Throws, Subject, Fill>>, reactor::completion {
     }
     // The same operation, whose await gives the number and throws nothing.
     auto result() && {
-        return op<R, false, Subject, Fill>(name, std::move(subject), std::move(fill));
+        return op<R, false, Prepare, A...>(name, std::move(prepare), std::move(arguments));
     }
 
     bool await_ready() {
-        reactor::here().make_room();
+        if (!job::current->cancelled) submit(reactor::here());
         return false;
     }
-    void start() {
-        submit_to(reactor::here());
-        in = &reactor::here();
-    }
+    void start() {}
     auto await_resume() {
         const int n = std::exchange(res, -1);
         if constexpr (!Throws) return n;
         else if (n >= 0) return static_cast<R>(n);
-        else failed(-n);
+        std::string what;
+        describe(what);
+        fail(-n, what);
     }
 
 private:
-    void submit_to(reactor& r) {
-        r.submit(*this, [this](io_uring_sqe* s) { fill(s, subject); });
+    void submit(reactor& r) {
+        r.submit(*this, [this](io_uring_sqe* s) {
+            std::apply([this, s](auto&... a) { prepare(s, given(a)...); }, arguments);
+        });
+        in = &r;
     }
     // A signal can keep the kernel from starting a worker, which it tells as ECANCELED. Those that
     // work on a path begin again then. With a descriptor it may be that somebody did cancel it.
     bool retries(int n) const {
-        return std::is_same_v<Subject, path> && n == -ECANCELED && this->owner
+        return (std::is_same_v<A, copied<char>> || ...) && n == -ECANCELED && this->owner
             && !this->owner->cancelled && in->has_room();
     }
     bool interrupt(job&) noexcept override { return !in->cancel(this); }
-    void describe(std::string& out) const override { append_subject(out += name, subject); }
-    [[noreturn]] void failed(int error) const {
-        std::string what;
-        describe(what);
-        fail(error, what);
+    void describe(std::string& out) const override {
+        std::apply([&](auto&... a) { append_subject(out += name, a...); }, arguments);
     }
     void complete(int n, unsigned flags) noexcept override {
-        if (retries(n)) return submit_to(*in);
+        if (retries(n)) return submit(*in);
         // -512 is ERESTARTSYS, which the kernel should have kept to itself; a notification says only
         // that the buffer is free.
         if (!(flags & IORING_CQE_F_NOTIF)) res = n == -512 ? -EINTR : n;
@@ -376,31 +379,21 @@ private:
     }
 
     const char* name;
-    Subject subject;
-    Fill fill;
+    Prepare prepare;
+    std::tuple<A...> arguments;
     reactor* in = nullptr;  // while in flight
     int res = -1;
 };
 
-template <class R, class Subject, class Fill>
-auto request(const char* name, Subject subject, Fill fill) {
-    return op<R, true, Subject, Fill>(name, std::move(subject), std::move(fill));
-}
-template <class R, class... P, class... A>
-auto request(const char* name, int fd, void (*prepare)(io_uring_sqe*, int, P...), A... a) {
-    return request<R>(name, fd, [=](io_uring_sqe* s, int d) { prepare(s, d, a...); });
+template <class R, class... A> auto request(const char* name, auto prepare, A... a) {
+    return op<R, true, decltype(prepare), decltype(kept(std::move(a)))...>(
+        name, std::move(prepare), {kept(std::move(a))...});
 }
 inline auto position(std::int64_t offset) { return static_cast<std::uint64_t>(offset); }
+inline auto count(std::size_t n) { return static_cast<unsigned>(n); }
 // No more than the kernel takes at once.
 inline unsigned length(std::span<const std::byte> s) {
-    return static_cast<unsigned>(std::min<std::size_t>(s.size(), 0x7ffff000));
-}
-inline auto vectored(
-    const char* name, int fd, auto prepare, std::span<const iovec> v, std::int64_t offset) {
-    return request<std::size_t>(
-        name, fd, [=, copy = copied<iovec>(v.begin(), v.end())](io_uring_sqe* s, int d) {
-            prepare(s, d, copy.data(), static_cast<unsigned>(copy.size()), position(offset));
-        });
+    return count(std::min<std::size_t>(s.size(), 0x7ffff000));
 }
 
 }  // namespace detail
@@ -413,115 +406,110 @@ inline auto vectored(
 namespace io {
 
 // Does nothing, by way of the kernel.
-inline auto nop() {
-    return detail::request<void>("nop", -1, [](io_uring_sqe* s, int) { io_uring_prep_nop(s); });
-}
+inline auto nop() { return detail::request<void>("nop", io_uring_prep_nop); }
 // Reads at most into.size() bytes at `offset`; -1: at the file's position. 0 is the end.
 inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("read", fd, io_uring_prep_read, into.data(),
+    return detail::request<std::size_t>("read", io_uring_prep_read, fd, into.data(),
         detail::length(into), detail::position(offset));
 }
 // Writes, perhaps not all (worker, for a file). A pipe without a reader raises SIGPIPE: ignore it.
 inline auto write(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("write", fd, io_uring_prep_write, from.data(),
+    return detail::request<std::size_t>("write", io_uring_prep_write, fd, from.data(),
         detail::length(from), detail::position(offset));
 }
 // The same with several buffers, at most 1,024.
 inline auto readv(int fd, std::span<const iovec> into, std::int64_t offset = -1) {
-    return detail::vectored("readv", fd, io_uring_prep_readv, into, offset);
+    return detail::request<std::size_t>("readv", io_uring_prep_readv, fd, into,
+        detail::count(into.size()), detail::position(offset));
 }
 inline auto writev(int fd, std::span<const iovec> from, std::int64_t offset = -1) {
-    return detail::vectored("writev", fd, io_uring_prep_writev, from, offset);
+    return detail::request<std::size_t>("writev", io_uring_prep_writev, fd, from,
+        detail::count(from.size()), detail::position(offset));
 }
 // Opens a file, close-on-exec (worker, with O_CREAT).
 inline auto open(const char* path, int flags, mode_t mode = 0) {
-    return detail::request<unique_fd>(
-        "open", detail::path_of(path), [=](io_uring_sqe* s, detail::path& p) {
-            io_uring_prep_openat(s, AT_FDCWD, p.data(), flags | O_CLOEXEC, mode);
-        });
+    constexpr auto prepare = [](io_uring_sqe* s, const char* name, int f, mode_t m) {
+        io_uring_prep_openat(s, AT_FDCWD, name, f, m);
+    };
+    return detail::request<unique_fd>("open", prepare, path, flags | O_CLOEXEC, mode);
 }
-inline auto close(int fd) { return detail::request<void>("close", fd, io_uring_prep_close); }
+inline auto close(int fd) { return detail::request<void>("close", io_uring_prep_close, fd); }
 inline auto close(unique_fd fd) {
-    return detail::request<void>("close", std::move(fd),
-        [](io_uring_sqe* s, unique_fd& d) { io_uring_prep_close(s, d.release()); });
+    return detail::request<void>("close", io_uring_prep_close, std::move(fd));
 }
 // Brings a file's data to the disk (worker). flags: IORING_FSYNC_DATASYNC.
 inline auto fsync(int fd, unsigned flags = 0) {
-    return detail::request<void>("fsync", fd, io_uring_prep_fsync, flags);
+    return detail::request<void>("fsync", io_uring_prep_fsync, fd, flags);
 }
 // Fills in `into`, which must live until the await is over (worker). flags as of statx(2).
 inline auto statx(const char* path, struct statx* into, int flags = 0, unsigned mask = 0xfff) {
-    return detail::request<void>(
-        "statx", detail::path_of(path), [=](io_uring_sqe* s, detail::path& p) {
-            io_uring_prep_statx(s, AT_FDCWD, p.data(), flags, mask, into);
-        });
+    const auto prepare = [=](io_uring_sqe* s, const char* name) {
+        io_uring_prep_statx(s, AT_FDCWD, name, flags, mask, into);
+    };
+    return detail::request<void>("statx", prepare, path);
 }
 // (worker)
 inline auto rename(const char* from, const char* to) {
-    return detail::request<void>("rename", detail::path_of(from),
-        [target = detail::path_of(to)](io_uring_sqe* s, detail::path& p) {
-            io_uring_prep_rename(s, p.data(), target.data());
-        });
+    return detail::request<void>("rename", io_uring_prep_rename, from, to);
 }
 // Removes a file, or with AT_REMOVEDIR an empty directory (worker).
 inline auto unlink(const char* path, int flags = 0) {
-    return detail::request<void>("unlink", detail::path_of(path),
-        [=](io_uring_sqe* s, detail::path& p) { io_uring_prep_unlink(s, p.data(), flags); });
+    return detail::request<void>("unlink", io_uring_prep_unlink, path, flags);
 }
 // (worker)
 inline auto mkdir(const char* path, mode_t mode = 0777) {
-    return detail::request<void>("mkdir", detail::path_of(path),
-        [=](io_uring_sqe* s, detail::path& p) { io_uring_prep_mkdir(s, p.data(), mode); });
+    return detail::request<void>("mkdir", io_uring_prep_mkdir, path, mode);
 }
 inline auto socket(int domain, int type, int protocol = 0) {
-    return detail::request<unique_fd>("socket", -1, [=](io_uring_sqe* s, int) {
+    return detail::request<unique_fd>("socket", [=](io_uring_sqe* s) {
         io_uring_prep_socket(s, domain, type | SOCK_CLOEXEC, protocol, 0);
     });
 }
 inline auto connect(int fd, const sockaddr* address, socklen_t size) {
     sockaddr_storage to;
     std::memcpy(&to, address, std::min<std::size_t>(size, sizeof to));
-    return detail::request<void>("connect", fd, [=](io_uring_sqe* s, int d) {
+    const auto prepare = [=](io_uring_sqe* s, int d) {
         io_uring_prep_connect(s, d, reinterpret_cast<const sockaddr*>(&to), size);
-    });
+    };
+    return detail::request<void>("connect", prepare, fd);
 }
 // Takes a connection. `address` and `size`, if given, receive the peer's.
 inline auto accept(
     int fd, sockaddr* address = nullptr, socklen_t* size = nullptr, int flags = SOCK_CLOEXEC) {
-    return detail::request<unique_fd>("accept", fd, io_uring_prep_accept, address, size, flags);
+    return detail::request<unique_fd>("accept", io_uring_prep_accept, fd, address, size, flags);
 }
 // With MSG_WAITALL: all of `into`, unless the stream ends.
 inline auto recv(int fd, std::span<std::byte> into, int flags = 0) {
     return detail::request<std::size_t>(
-        "recv", fd, io_uring_prep_recv, into.data(), detail::length(into), flags);
+        "recv", io_uring_prep_recv, fd, into.data(), into.size(), flags);
 }
 // Sends, perhaps not all; with MSG_WAITALL all. A peer that is gone is EPIPE, not a signal.
 inline auto send(int fd, std::span<const std::byte> from, int flags = 0) {
     return detail::request<std::size_t>(
-        "send", fd, io_uring_prep_send, from.data(), detail::length(from), flags | MSG_NOSIGNAL);
+        "send", io_uring_prep_send, fd, from.data(), from.size(), flags | MSG_NOSIGNAL);
 }
 // `message`, and what it points at, must live until the await is over.
 inline auto recvmsg(int fd, msghdr* message, unsigned flags = 0) {
-    return detail::request<std::size_t>("recvmsg", fd, io_uring_prep_recvmsg, message, flags);
+    return detail::request<std::size_t>("recvmsg", io_uring_prep_recvmsg, fd, message, flags);
 }
 inline auto sendmsg(int fd, const msghdr* message, unsigned flags = 0) {
     return detail::request<std::size_t>(
-        "sendmsg", fd, io_uring_prep_sendmsg, message, flags | MSG_NOSIGNAL);
+        "sendmsg", io_uring_prep_sendmsg, fd, message, flags | MSG_NOSIGNAL);
 }
 // Waits until one of `events` (POLLIN and so on) holds; gives those that do.
 inline auto poll(int fd, unsigned events) {
-    return detail::request<int>("poll", fd, io_uring_prep_poll_add, events);
+    return detail::request<int>("poll", io_uring_prep_poll_add, fd, events);
 }
 // Moves at most n bytes from one descriptor to another, one of them a pipe (worker). -1: at the
 // file's position, and for a pipe.
 inline auto splice(int from, std::int64_t from_offset, int to, std::int64_t to_offset, unsigned n) {
     return detail::request<std::size_t>(
-        "splice", from, io_uring_prep_splice, from_offset, to, to_offset, n, 0u);
+        "splice", io_uring_prep_splice, from, from_offset, to, to_offset, n, 0u);
 }
-// Any other: fill(io_uring_sqe*) prepares the request; the await gives the kernel's number.
+// Any other: fill(io_uring_sqe*) prepares the request, and must not throw; the await gives the
+// kernel's number.
 template <class Fill> auto op(Fill fill, const char* name = "io::op") {
-    return detail::request<int>(
-        name, -1, [f = std::move(fill)](io_uring_sqe* s, int) mutable { f(s); });
+    return detail::request<int>(name, std::move(fill));
 }
 
 // Waits for the end of a child process; gives its status, as of waitpid(2). A waitid by the ring
@@ -539,25 +527,23 @@ template <class = void> task<int> wait_pid(pid_t pid) {
 // before that.
 template <class = void>
 task<std::size_t> read_exactly(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
-    const std::size_t all = into.size();
-    while (!into.empty()) {
-        const std::size_t n = co_await read(fd, into, offset);
+    std::size_t done = 0;
+    for (std::size_t n = 0; done < into.size(); done += n) {
+        n = co_await read(fd, into.subspan(done), offset);
         if (n == 0) detail::fail(ENODATA, "read_exactly on descriptor " + std::to_string(fd));
-        into = into.subspan(n);
         if (offset >= 0) offset += static_cast<std::int64_t>(n);
     }
-    co_return all;
+    co_return done;
 }
 // Writes all of `from`; gives its size.
 template <class = void>
 task<std::size_t> write_all(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
-    const std::size_t all = from.size();
-    while (!from.empty()) {
-        const std::size_t n = co_await write(fd, from, offset);
-        from = from.subspan(n);
+    std::size_t done = 0;
+    for (std::size_t n = 0; done < from.size(); done += n) {
+        n = co_await write(fd, from.subspan(done), offset);
         if (offset >= 0) offset += static_cast<std::int64_t>(n);
     }
-    co_return all;
+    co_return done;
 }
 
 }  // namespace io

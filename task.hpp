@@ -39,16 +39,14 @@
 #pragma once
 
 #include <coroutine>
-#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
-#include <new>
+#include <memory_resource>
 #include <optional>
 #include <source_location>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 namespace ringlet {
@@ -60,6 +58,9 @@ struct schedule_info {
     bool woken_while_running;  // a yield, say: a fair executor lets all others go first
     explicit schedule_info(bool woken = false) : woken_while_running(woken) {}
 };
+
+// What a task<> gives where a value is expected.
+struct nothing {};
 
 // What the await of a join_handle throws if its job was cancelled.
 struct task_cancelled : std::exception {
@@ -75,25 +76,20 @@ struct task_cancelled : std::exception {
 // Where the frames and jobs of this thread come from.
 class frame_pool {
 public:
-    // From now on memory comes from `memory`: a std::pmr::memory_resource, or any type with its
-    // allocate and deallocate; nullptr is the heap again. With a monotonic_buffer_resource over a
-    // static array, and the null resource behind it, nothing is ever taken from the heap: when the
-    // array is used up, std::bad_alloc leaves the call that creates the coroutine. The resource
-    // must outlive what comes from it. Throws std::logic_error while a frame or job is alive.
-    template <class R> static void use(R* memory) {
-        const auto its = [](void* r, void* block, std::size_t n) -> void* {
-            if (!block) return static_cast<R*>(r)->allocate(n, step);
-            return static_cast<R*>(r)->deallocate(block, n, step), nullptr;
-        };
-        replace(memory ? +its : heap, memory);
+    // From now on memory comes from `memory`; nullptr is the heap again. With a
+    // monotonic_buffer_resource over a static array, and the null resource behind it, nothing is
+    // ever taken from the heap: when the array is used up, std::bad_alloc leaves the call that
+    // creates the coroutine. The resource must outlive what comes from it. Throws std::logic_error
+    // while a frame or job is alive.
+    static void use(std::pmr::memory_resource* memory) {
+        trim();
+        if (taken) throw std::logic_error("ringlet::frame_pool::use: a frame or job is alive");
+        upstream = memory;
     }
-    static void use(std::nullptr_t) { replace(heap, nullptr); }
-
     // A block of n bytes, aligned to 16. Throws what the resource throws, std::bad_alloc as a rule.
     static void* allocate(std::size_t n) {
         const std::size_t list = (n + step - 1) / step;
-        if (list >= lists || !free[list]) return refill(list * step);
-        return std::exchange(free[list], *static_cast<void**>(free[list]));
+        return list < lists && free[list] ? pop(list) : refill(list * step);
     }
     // Keeps a block of allocate(n) for the next frame of its size, if it is not larger than 2 KB.
     static void deallocate(void* p, std::size_t n) noexcept {
@@ -103,39 +99,33 @@ public:
     }
 
 private:
-    using origin = void* (*)(void* resource, void* block, std::size_t n);  // takes, or gives back
-    static void* heap(void*, void* block, std::size_t n) {
-        return block ? (::operator delete(block), nullptr) : ::operator new(n);
-    }
-    struct trimmer {
-        ~trimmer() { trim(); }
-    };
     static constexpr std::size_t step = 16, lists = 129;
     // Plain data: to reach it costs an instruction, and no test whether it has been constructed.
     inline static constinit thread_local void* free[lists]{};
     inline static constinit thread_local std::size_t taken = 0;  // blocks, those in lists included
-    inline static constinit thread_local origin from = heap;
-    inline static constinit thread_local void* resource = nullptr;
+    inline static constinit thread_local std::pmr::memory_resource* upstream = nullptr;
 
+    static void* pop(std::size_t list) {
+        return std::exchange(free[list], *static_cast<void**>(free[list]));
+    }
+    static std::pmr::memory_resource& origin() {
+        return upstream ? *upstream : *std::pmr::new_delete_resource();
+    }
     // To be told of the thread's end takes a few bytes of the heap itself: not in the mode without.
     [[gnu::noinline]] static void* refill(std::size_t n) {
-        if (from == heap) { [[maybe_unused]] static thread_local const trimmer at_thread_exit; }
-        void* const p = from(resource, nullptr, n);
+        struct trimmer {
+            ~trimmer() { trim(); }
+        };
+        if (!upstream) { [[maybe_unused]] static thread_local const trimmer at_thread_exit; }
+        void* const p = origin().allocate(n, step);
         return ++taken, p;
     }
-    static void give_back(void* p, std::size_t n) noexcept { --taken, from(resource, p, n); }
+    static void give_back(void* p, std::size_t n) noexcept {
+        --taken, origin().deallocate(p, n, step);
+    }
     static void trim() noexcept {
         for (std::size_t list = 0; list < lists; ++list)
-            while (void* const p = free[list]) {
-                free[list] = *static_cast<void**>(p);
-                give_back(p, list * step);
-            }
-    }
-    static void replace(origin o, void* r) {
-        trim();
-        if (taken) throw std::logic_error("ringlet::frame_pool::use: a frame or job is alive");
-        from = o;
-        resource = r;
+            while (free[list]) give_back(pop(list), list * step);
     }
 };
 
@@ -143,7 +133,6 @@ namespace detail {
 
 template <class T> struct job_of;
 template <class T, bool Try> struct join_wait;
-template <class T> struct single;
 
 // What comes from the pool.
 struct pooled {
@@ -151,9 +140,19 @@ struct pooled {
     static void operator delete(void* p, std::size_t n) noexcept { frame_pool::deallocate(p, n); }
 };
 
+// The same for containers.
+template <class T> struct pool_allocator {
+    using value_type = T;
+    pool_allocator() = default;
+    template <class U> pool_allocator(const pool_allocator<U>&) {}
+    T* allocate(std::size_t n) { return static_cast<T*>(frame_pool::allocate(n * sizeof(T))); }
+    void deallocate(T* p, std::size_t n) { frame_pool::deallocate(p, n * sizeof(T)); }
+    bool operator==(const pool_allocator&) const { return true; }
+};
+
 // For std::unique_ptr: what the end of the pointer means.
 template <auto Member> struct ends_with {
-    void operator()(auto* p) const noexcept(false) { (p->*Member)(); }
+    void operator()(auto* p) const noexcept(noexcept((p->*Member)())) { (p->*Member)(); }
 };
 
 // Sets a variable for as long as this object lives.
@@ -176,7 +175,6 @@ struct job;
 struct ring {
     ring *before = this, *after = this;
     ring() = default;
-    explicit ring(ring& list) { join(list); }
     ring(ring&&) noexcept {}  // what has a place in a list is not moved any more
     bool empty() const { return after == this; }
     void join(ring& list) {
@@ -185,6 +183,11 @@ struct ring {
         before->after = this;
     }
     void unlink() { after->before = before, before->after = after; }
+    // Calls f(member) for each, which may leave meanwhile.
+    template <class Member> void each(auto f) const {
+        for (ring *r = after, *next; r != this; r = next)
+            next = r->after, f(static_cast<Member&>(*r));
+    }
 };
 
 struct wait {
@@ -194,6 +197,11 @@ struct wait {
     virtual void finished(job&) noexcept {}             // the job that it watches has ended
     virtual void describe(std::string& out) const = 0;  // "sleep, 20 ms left"
     virtual const ring* children() const { return nullptr; }
+};
+
+// Where a job goes when it is to run: an executor's queue, or anybody's schedule function.
+struct scheduler {
+    virtual void schedule(job&, schedule_info) noexcept = 0;
 };
 
 inline void append_place(std::string& out, source place) {
@@ -211,6 +219,7 @@ inline void append_place(std::string& out, source place) {
 //   lost        end, when the job has no result
 //   references  the handle and the wakers; the memory goes with the last, once the job has ended
 //   runs        run; a waker is for the suspension that one run ends in, and knows which
+//   by          spawn: where it runs; a child runs where its parent does
 //   root        spawn: the outermost frame
 //   point       the await that suspends: the innermost
 //   waiting     the await: what the job waits for; nullptr: a waker
@@ -231,26 +240,26 @@ struct job : pooled, ring {
     std::uint32_t references = 1;
     std::uint64_t runs = 0;
     job* next;  // in the executor's queue, while SCHEDULED
+    scheduler& by;
     std::coroutine_handle<> root, point;
     wait *waiting = nullptr, *watcher = nullptr;
     job* parent = nullptr;
     source spawned, where;
     inline static constinit thread_local job* current = nullptr;  // that runs on this thread
 
-    template <class... List>
-    explicit job(source place, List&... list) : ring(list...), spawned(place), where(place) {}
+    job(scheduler& s, source place, ring* list) : by(s), spawned(place), where(place) {
+        if (list) join(*list);
+    }
     virtual ~job() = default;
-    // Makes a runnable of `which`, this job or a child, and hands it to the schedule function.
-    virtual void schedule(job& which, schedule_info) noexcept = 0;
     virtual std::exception_ptr discard() noexcept = 0;  // drops the result; gives the exception
 
     bool is(std::uint8_t phases) const { return phase & phases; }
+    const ring* children() const { return waiting ? waiting->children() : nullptr; }
 
     // Runs the job to its next suspension. If it was woken meanwhile it is scheduled again, and the
     // answer is true; `requeue` does that after a yield, and `unless_idle` is told of a run that
     // has not simply suspended: both are inlined into the loop of the executor, the hot path.
-    template <class Requeue, class Told>
-    [[gnu::always_inline]] bool run(Requeue requeue, Told unless_idle) {
+    [[gnu::always_inline]] bool run(auto requeue, auto unless_idle) {
         if (cancelled && !(granted = is(fulfilled))) [[unlikely]]
             return end(true), false;
         phase = 0;
@@ -265,24 +274,15 @@ struct job : pooled, ring {
     }
 
     // For awaits: the frame h, at `place`, waits for w from now on (nullptr: for a waker), once
-    // start() has begun the wait. Whatever start() wakes runs after this run, not inside it. If
-    // start() throws, so does the await, and its wakers are void. `begins` is false where the wait
-    // must not begin, since the job is to end here.
+    // start() has begun the wait. What start() wakes runs after this run, not inside it. `begins` is
+    // false where the wait must not begin, since the job is to end here.
     [[gnu::always_inline]] void suspend(
         std::coroutine_handle<> h, source place, wait* w, bool begins, auto start) {
         point = h;
         where = place;
         budget = full_budget;
         if (w) phase = 0;  // it is not for those who woke the job before
-        if (begins) try {
-                waiting = w;
-                start();
-            } catch (...) {
-                waiting = nullptr;
-                phase = look;
-                ++runs;
-                throw;
-            }
+        if (begins) waiting = w, start();
         phase |= cancelled || !(w || references) ? suspended | look : suspended;
     }
     // The same without a wait: what becomes of the job, and where it goes on.
@@ -290,15 +290,15 @@ struct job : pooled, ring {
         point = h;
         phase |= static_cast<std::uint8_t>(phases);
     }
-    // May a wait that is over at once go on without suspending? If not, the job is to yield.
-    bool spend() { return budget-- || (budget = full_budget, false); }
+    // May a wait that is over at once go on without suspending? If not it suspends all the same.
+    bool spend() { return budget-- != 0; }
 
     // For waits: it is over, without a result or with one.
     void let_go(std::uint8_t result = 0) {
         waiting = nullptr;
         if (!is(suspended)) return leave_at(point, woken | result);
         phase = scheduled | result;
-        schedule(*this, schedule_info());
+        by.schedule(*this, schedule_info());
     }
     void fulfil() { let_go(fulfilled); }
 
@@ -306,24 +306,24 @@ struct job : pooled, ring {
     void wake() {
         if (!waiting && !is(scheduled | ended)) let_go();
     }
-    void cancel() {
+    [[gnu::noinline]] void cancel() {
         if (cancelled || is(ended)) return;
         cancelled = true;
         phase |= look;
         if (is(suspended) && (!waiting || waiting->interrupt(*this))) let_go();
     }
-    void release() {
+    void release() noexcept {
         if (--references) return;
         if (is(ended)) delete this;
         else if (is(suspended) && !waiting) cancel();  // nobody is left who could wake it
     }
     // The handle goes; the job goes on, or does not.
-    void detach() {
+    void detach() noexcept {
         held = false;
         if (is(ended) && references > 1) discard();  // else it goes with the job
         release();
     }
-    void forsake() { cancel(), detach(); }
+    void forsake() noexcept { cancel(), detach(); }
     // Ends the job at once, whatever it waits for.
     void abandon() { end(true); }
 
@@ -342,7 +342,7 @@ private:
         }
         if (is(woken)) {
             phase = scheduled | (phase & fulfilled);
-            schedule(*this, schedule_info(true));
+            by.schedule(*this, schedule_info(true));
             return true;
         }
         if (!waiting && !references) end(true);
@@ -367,9 +367,9 @@ private:
     }
     [[noreturn]] void complain() {
         std::string text =
-            "ringlet: a task has come back without waiting for anything: a co_await "
-            "in a condition, with g++ 12.2 (write `auto x = co_await ...; if (x)`), or an awaiter "
-            "that is not ringlet's (use ringlet::suspend). It was spawned at ";
+            "ringlet: a task came back without a wait: a co_await in a condition, with "
+            "g++ 12.2 (write `auto x = co_await ...; if (x)`), or an awaiter that is "
+            "not ringlet's (use ringlet::suspend). It was spawned at ";
         append_place(text, spawned);
         end(true);
         throw std::logic_error(text);
@@ -384,12 +384,8 @@ struct failure {
     std::exception_ptr error;
 };
 template <class T> struct result : failure {
-    struct nothing {
-        void reset() {}
-    };
-    using stored = std::conditional_t<std::is_reference_v<T>, std::remove_reference_t<T>*, T>;
-    using slot = std::conditional_t<std::is_void_v<T>, nothing, std::optional<stored>>;
-    [[no_unique_address]] slot value;
+    using place = std::conditional_t<std::is_reference_v<T>, std::remove_reference_t<T>*, T>;
+    std::optional<std::conditional_t<std::is_void_v<T>, nothing, place>> value;
 
     template <class U> void set(U&& u) {
         if constexpr (std::is_reference_v<T>) value.emplace(std::addressof(u));
@@ -526,14 +522,14 @@ public:
     // Hands itself to the schedule function.
     void schedule() {
         detail::job& j = *job.release();
-        j.schedule(j, schedule_info());
+        j.by.schedule(j, schedule_info());
     }
     // Runs the job to its next suspension. True: it was woken meanwhile, and has been scheduled
     // again. The exception of a detached job leaves here.
     bool run() && {
         const detail::scoped here(detail::job::current, job.get());
         detail::job& j = *job.release();
-        return j.run([&] { j.schedule(j, schedule_info(true)); }, [] {});
+        return j.run([&] { j.by.schedule(j, schedule_info(true)); }, [] {});
     }
     // A waker for the suspension that this run will end in.
     ringlet::waker waker() const { return ringlet::waker(*job, job->runs + 1); }
@@ -551,8 +547,7 @@ namespace detail {
 // A job with a result. The task gives its frame away; throws std::logic_error if it has none.
 template <class T> struct job_of : job {
     result<T> outcome;
-    template <class... List>
-    job_of(auto* promise, source place, List&... list) : job(place, list...) {
+    job_of(auto* promise, scheduler& s, source place, ring* list) : job(s, place, list) {
         root = point = promise->frame();
         promise->outcome = &outcome;
         promise->caller = std::coroutine_handle<>::from_address(static_cast<job*>(this));
@@ -570,31 +565,18 @@ template <class T> struct job_of : job {
 
 template <class T> using owned = std::unique_ptr<job_of<T>, ends_with<&job::forsake>>;
 
-// A job with its schedule function. That may run or drop the runnable on the spot, and lies in the
-// job, which therefore is kept meanwhile.
-template <class T, class S> struct scheduled_job final : job_of<T> {
+// A job with a schedule function of its own. That may run or drop the runnable on the spot, and lies
+// in the job, which therefore is kept meanwhile.
+template <class T, class S> struct scheduled_job final : job_of<T>, scheduler {
     S function;
-    template <class... List>
-    scheduled_job(auto* promise, S s, source place, List&... list)
-        : job_of<T>(promise, place, list...), function(std::move(s)) {}
+    scheduled_job(auto* promise, S s, source place)
+        : job_of<T>(promise, *this, place, nullptr), function(std::move(s)) {}
     void schedule(job& which, schedule_info info) noexcept override {
-        if constexpr (std::is_invocable_v<S&, job&, schedule_info>) return function(which, info);
         ++this->references;
         if constexpr (std::is_invocable_v<S&, runnable, schedule_info>)
             function(runnable(which), info);
-        else if constexpr (std::is_invocable_v<S&, runnable>) function(runnable(which));
+        else function(runnable(which));
         this->release();
-    }
-};
-
-// A child in a group: it runs where its parent runs.
-template <class T> struct child_job final : job_of<T> {
-    child_job(auto* promise, source place, job& of, ring& siblings)
-        : job_of<T>(promise, place, siblings) {
-        this->parent = &of;
-    }
-    void schedule(job& which, schedule_info info) noexcept override {
-        this->parent->schedule(which, info);
     }
 };
 
@@ -649,33 +631,31 @@ requires(std::is_invocable_v<S&, runnable> || std::is_invocable_v<S&, runnable, 
 
 namespace detail {
 
-// An await that is a wait: W::start() begins it. What often fails, or finds that there is nothing to
-// wait for, belongs into await_ready; should start() throw, the await does. The place is that of the co_await: a
-// defaulted argument of await_transform would give it too, at the price of a second awaiter type.
+// An await that is a wait: W::start() begins it. What may fail, or finds that there is nothing to
+// wait for, belongs into await_ready. The place is that of the co_await: a defaulted argument of
+// await_transform would give it too, at the price of a second awaiter type.
 template <class W> struct waits : wait {
     job* owner = nullptr;
+    bool insists() const { return false; }  // begins even where the job is to stop
     bool await_ready() const noexcept { return false; }
     template <class P>
     void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {
         owner = &awaiting_job<P>();
         W& self = static_cast<W&>(*this);
-        owner->suspend(h, place, this, self.begins(), [&self] { self.start(); });
+        const bool begins = !owner->cancelled || self.insists();
+        owner->suspend(h, place, this, begins, [&self]() noexcept { self.start(); });
     }
-    bool begins() const { return !owner->cancelled; }
 };
 
 // Waits for the end of another job. To cancel it is to go away: the other job has its own life.
 template <class T, bool Try> struct join_wait final : waits<join_wait<T, Try>> {
     join_handle<T>& handle;
     explicit join_wait(join_handle<T>& h) : handle(h) {}
-    bool await_ready() const {
-        if (!handle || handle.job->watcher) refuse();
-        return handle.done();
-    }
-    void start() { handle.job->watcher = this; }
-    [[noreturn]] static void refuse() {
+    bool await_ready() const { return (handle && !handle.job->watcher) || refuse(), handle.done(); }
+    [[noreturn]] static bool refuse() {
         throw std::logic_error("ringlet: a join_handle is awaited that is empty, or twice at once");
     }
+    void start() { handle.job->watcher = this; }
     decltype(auto) await_resume() {
         if (!handle) refuse();  // another await took the value first
         const std::unique_ptr<job_of<T>, ends_with<&job::detach>> ended(handle.job.release());
@@ -699,8 +679,10 @@ template <class F> struct suspension {
     void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {
         job& j = awaiting_job<P>();
         j.suspend(h, place, nullptr, !j.cancelled, [this, &j] {
-            if constexpr (std::is_void_v<R>) hand_over(waker(j, j.runs));
-            else given.set(hand_over(waker(j, j.runs)));
+            try {
+                if constexpr (std::is_void_v<R>) hand_over(waker(j, j.runs));
+                else given.set(hand_over(waker(j, j.runs)));
+            } catch (...) { given.error = std::current_exception(), j.let_go(); }
         });
     }
     R await_resume() { return given.take(); }
@@ -769,37 +751,31 @@ struct group : waits<group> {
     group(const char* n, policy p) : name(n), mode(p), missing(p != all) {}
     group(group&&) = default;
     ~group() {  // of children that never began: their job was cancelled just then
-        while (!members.empty()) {
-            job& j = static_cast<job&>(*members.after);
+        members.each<job>([](job& j) {
             j.watcher = nullptr;
             if (j.held) j.detach();  // a scope's child has no handle
             j.abandon();
-        }
+        });
     }
     // A child, for await_ready: what can fail fails before anything runs. Throws std::bad_alloc.
     template <class T> job_of<T>& add(task<T>& work) {
         job& of = owner ? *owner : *job::current;
-        auto& j = *new child_job<T>(job_of<T>::frame_of(work), of.where, of, members);
+        auto& j = *new job_of<T>(job_of<T>::frame_of(work), of.by, of.where, &members);
+        j.parent = &of;
         j.watcher = this;
         missing += mode == all;
         return j;
     }
-    bool begins() const { return mode == shield || !owner->cancelled; }
-    void start() noexcept {
-        for (ring *r = members.after, *next; r != &members; r = next) {
-            next = r->after;
-            job& j = static_cast<job&>(*r);
+    bool insists() const { return mode == shield; }
+    void start() {
+        members.each<job>([this](job& j) {
             j.spawned = j.where = owner->where;
-            j.schedule(j, schedule_info());
-        }
+            j.by.schedule(j, schedule_info());
+        });
     }
     // Cancels the children that have not ended. They end in their own runs, later.
     void stop() noexcept {
-        if (std::exchange(stopping, true)) return;
-        for (ring *r = members.after, *next; r != &members; r = next) {
-            next = r->after;
-            static_cast<job*>(r)->cancel();
-        }
+        if (!std::exchange(stopping, true)) members.each<job>([](job& j) { j.cancel(); });
     }
     // Throws what the owner is to learn when there is no result.
     void check() const {

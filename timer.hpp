@@ -21,8 +21,6 @@
 
 #include "reactor.hpp"
 
-#include <chrono>
-
 namespace ringlet {
 
 // ---- 1. The heap --------------------------------------------------------------------------------
@@ -80,11 +78,7 @@ public:
     // The virtual time while there is one, else the real.
     static time_point now() { return time_point(std::chrono::nanoseconds(nanoseconds())); }
 
-    static std::int64_t nanoseconds() {
-        if (active) return active->time;
-        return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch())
-            .count();
-    }
+    static std::int64_t nanoseconds() { return active ? active->time : detail::monotonic(); }
 
 private:
     friend class timers;

@@ -868,6 +868,8 @@ TEST_CASE("items whose moves throw: the exception reaches a task, and the channe
                     m.until = 0;
                     CHECK_THROWS_AS(drop(d.try_recv()), oops);
                     m.until = -1;
+                    CHECK_FALSE(d.try_send(throwing(m, 2)));  // the item is still there
+                    CHECK(d.try_recv().has_value());
                     CHECK(d.try_send(throwing(m, 2)));
                     CHECK_FALSE(d.try_send(throwing(m, 2)));
                 }

@@ -41,7 +41,6 @@ template <class R = shot> class multishot final : reactor::completion {
 public:
     // Submits the request: prepare(io_uring_sqe*) fills it in, and need not live longer.
     template <class Prepare> explicit multishot(Prepare prepare) {
-        reactor::here().make_room();
         reactor::here().submit(*this, prepare);
         in = &reactor::here();
     }
