@@ -298,24 +298,21 @@ inline void executor::dump(std::string& out) const { list(jobs, out, 1); }
 namespace detail {
 
 inline executor& running_executor() {
-    if (!executor::current())
-        throw std::logic_error("ringlet: no executor runs on this thread; start one with block_on");
-    return *executor::current();
+    if (executor* const ex = executor::current()) return *ex;
+    throw std::logic_error("ringlet: no executor runs on this thread; start one with block_on");
 }
 
 // The place of the running task's last co_await: a pack of arguments leaves no room for a default.
 inline source last_place() { return job::current ? job::current->where : source(); }
 
-struct yield_awaiter {
+struct yield_awaiter : std::suspend_always {
     yield_awaiter() {}
-    bool await_ready() const noexcept { return false; }
     template <class P>
     void await_suspend(std::coroutine_handle<P> h, source place = source::current()) const {
         job& j = awaiting_job<P>();
         j.where = place;
         j.leave_at(h, job::scheduled | job::woken);
     }
-    void await_resume() const noexcept {}
 };
 
 }  // namespace detail

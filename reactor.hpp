@@ -97,12 +97,8 @@ public:
     };
     // Takes what the kernel answers to a request. Must live until the answer without
     // IORING_CQE_F_MORE. Runs inside the walk of the ring: note the result, wake a job, no more.
-    class completion {
-    public:
+    struct completion {
         virtual void complete(int result, unsigned flags) noexcept = 0;
-
-    protected:
-        ~completion() = default;
     };
 
     struct statistics {
@@ -294,22 +290,29 @@ private:
 namespace detail {
 
 // A request's arguments live in the awaiter until the kernel has read them, which is later than the
-// call: a path or an array is copied, into a block of the pool. A unique_fd that is to be closed
-// becomes the request's.
+// call: so a path or an array of buffers is copied, into a block of the pool.
 template <class T> using copied = std::vector<T, pool_allocator<T>>;
 auto kept(auto argument) { return argument; }
 inline auto kept(const char* path) { return copied<char>(path, path + std::strlen(path) + 1); }
 inline auto kept(std::span<const iovec> v) { return copied<iovec>(v.begin(), v.end()); }
-auto given(auto& argument) { return argument; }
-template <class T> T* given(copied<T>& array) { return array.data(); }
-inline int given(unique_fd& fd) { return fd.release(); }
 
-// What a request works on, for its error: the first argument, a path or a descriptor.
+// What the kernel is told of each: of an array the place and the size, of bytes no more of them than
+// it takes at once, and of a unique_fd, which it is to close, the number.
+inline unsigned size_of(std::size_t n) { return static_cast<unsigned>(std::min(n, 0x7ffff000ul)); }
+auto given(auto& argument) { return std::tuple(argument); }
+inline auto given(copied<char>& path) { return std::tuple(path.data()); }
+inline auto given(copied<iovec>& v) { return std::tuple(v.data(), size_of(v.size())); }
+template <class B> auto given(std::span<B>& s) { return std::tuple(s.data(), size_of(s.size())); }
+inline auto given(unique_fd& fd) { return std::tuple(fd.release()); }
+
+// What a request works on, for its error: the first argument that is a path or a descriptor.
+inline void append_subject(std::string&, const auto&...) {}
 inline void append_subject(std::string& out, const copied<char>& path, const auto&...) {
     out.append(" ").append(path.data());
 }
-inline void append_subject(std::string& out, int fd = -1, const auto&...) {
-    if (fd >= 0) out.append(" on descriptor ").append(std::to_string(fd));
+inline void append_subject(std::string& out, int fd, const auto&... others) {
+    if (fd < 0) return append_subject(out, others...);
+    out.append(" on descriptor ").append(std::to_string(fd));
 }
 
 // One template serves all operations: prepare(sqe, arguments...) writes the request, the job
@@ -354,7 +357,9 @@ struct op final : waits<op<R, Throws, Prepare, A...>>, reactor::completion {
 private:
     void submit(reactor& r) {
         r.submit(*this, [this](io_uring_sqe* s) {
-            std::apply([this, s](auto&... a) { prepare(s, given(a)...); }, arguments);
+            const auto all = [](auto&... a) { return std::tuple_cat(given(a)...); };
+            const auto write = [this, s](auto... a) { prepare(s, a...); };
+            std::apply(write, std::apply(all, arguments));
         });
         in = &r;
     }
@@ -366,7 +371,7 @@ private:
     }
     bool interrupt(job&) noexcept override { return !in->cancel(this); }
     void describe(std::string& out) const override {
-        std::apply([&](auto&... a) { append_subject(out += name, a...); }, arguments);
+        std::apply([&](const auto&... a) { append_subject(out += name, a...); }, arguments);
     }
     void complete(int n, unsigned flags) noexcept override {
         if (retries(n)) return submit(*in);
@@ -389,12 +394,6 @@ template <class R, class... A> auto request(const char* name, auto prepare, A...
     return op<R, true, decltype(prepare), decltype(kept(std::move(a)))...>(
         name, std::move(prepare), {kept(std::move(a))...});
 }
-inline auto position(std::int64_t offset) { return static_cast<std::uint64_t>(offset); }
-inline auto count(std::size_t n) { return static_cast<unsigned>(n); }
-// No more than the kernel takes at once.
-inline unsigned length(std::span<const std::byte> s) {
-    return count(std::min<std::size_t>(s.size(), 0x7ffff000));
-}
 
 }  // namespace detail
 
@@ -409,29 +408,23 @@ namespace io {
 inline auto nop() { return detail::request<void>("nop", io_uring_prep_nop); }
 // Reads at most into.size() bytes at `offset`; -1: at the file's position. 0 is the end.
 inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("read", io_uring_prep_read, fd, into.data(),
-        detail::length(into), detail::position(offset));
+    return detail::request<std::size_t>("read", io_uring_prep_read, fd, into, offset);
 }
 // Writes, perhaps not all (worker, for a file). A pipe without a reader raises SIGPIPE: ignore it.
 inline auto write(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("write", io_uring_prep_write, fd, from.data(),
-        detail::length(from), detail::position(offset));
+    return detail::request<std::size_t>("write", io_uring_prep_write, fd, from, offset);
 }
 // The same with several buffers, at most 1,024.
 inline auto readv(int fd, std::span<const iovec> into, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("readv", io_uring_prep_readv, fd, into,
-        detail::count(into.size()), detail::position(offset));
+    return detail::request<std::size_t>("readv", io_uring_prep_readv, fd, into, offset);
 }
 inline auto writev(int fd, std::span<const iovec> from, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("writev", io_uring_prep_writev, fd, from,
-        detail::count(from.size()), detail::position(offset));
+    return detail::request<std::size_t>("writev", io_uring_prep_writev, fd, from, offset);
 }
 // Opens a file, close-on-exec (worker, with O_CREAT).
 inline auto open(const char* path, int flags, mode_t mode = 0) {
-    constexpr auto prepare = [](io_uring_sqe* s, const char* name, int f, mode_t m) {
-        io_uring_prep_openat(s, AT_FDCWD, name, f, m);
-    };
-    return detail::request<unique_fd>("open", prepare, path, flags | O_CLOEXEC, mode);
+    return detail::request<unique_fd>(
+        "open", io_uring_prep_openat, AT_FDCWD, path, flags | O_CLOEXEC, mode);
 }
 inline auto close(int fd) { return detail::request<void>("close", io_uring_prep_close, fd); }
 inline auto close(unique_fd fd) {
@@ -443,10 +436,7 @@ inline auto fsync(int fd, unsigned flags = 0) {
 }
 // Fills in `into`, which must live until the await is over (worker). flags as of statx(2).
 inline auto statx(const char* path, struct statx* into, int flags = 0, unsigned mask = 0xfff) {
-    const auto prepare = [=](io_uring_sqe* s, const char* name) {
-        io_uring_prep_statx(s, AT_FDCWD, name, flags, mask, into);
-    };
-    return detail::request<void>("statx", prepare, path);
+    return detail::request<void>("statx", io_uring_prep_statx, AT_FDCWD, path, flags, mask, into);
 }
 // (worker)
 inline auto rename(const char* from, const char* to) {
@@ -480,13 +470,11 @@ inline auto accept(
 }
 // With MSG_WAITALL: all of `into`, unless the stream ends.
 inline auto recv(int fd, std::span<std::byte> into, int flags = 0) {
-    return detail::request<std::size_t>(
-        "recv", io_uring_prep_recv, fd, into.data(), into.size(), flags);
+    return detail::request<std::size_t>("recv", io_uring_prep_recv, fd, into, flags);
 }
 // Sends, perhaps not all; with MSG_WAITALL all. A peer that is gone is EPIPE, not a signal.
 inline auto send(int fd, std::span<const std::byte> from, int flags = 0) {
-    return detail::request<std::size_t>(
-        "send", io_uring_prep_send, fd, from.data(), from.size(), flags | MSG_NOSIGNAL);
+    return detail::request<std::size_t>("send", io_uring_prep_send, fd, from, flags | MSG_NOSIGNAL);
 }
 // `message`, and what it points at, must live until the await is over.
 inline auto recvmsg(int fd, msghdr* message, unsigned flags = 0) {

@@ -456,11 +456,10 @@ private:
 
     // Resumes the callee on the caller's stack. If it ends without suspending, which is the common
     // case, the caller has not suspended either; only one that really waits is told its caller.
-    struct awaiter {
+    struct awaiter : std::suspend_always {
         owner callee;
         detail::result<T> outcome;
         explicit awaiter(owner o) : callee(std::move(o)) {}
-        bool await_ready() const noexcept { return false; }
         template <class P> bool await_suspend(std::coroutine_handle<P> caller) {
             detail::awaiting_job<P>();
             callee->outcome = &outcome;
@@ -668,13 +667,12 @@ template <class T, bool Try> struct join_wait final : waits<join_wait<T, Try>> {
 };
 
 // Waits for a waker, and is no wait to the job: there is nobody to ask whether it may be destroyed.
-template <class F> struct suspension {
+template <class F> struct suspension : std::suspend_always {
     using R = std::invoke_result_t<F&, waker>;
     F hand_over;
     result<R> given;
 
     explicit suspension(F f) : hand_over(std::move(f)) {}
-    bool await_ready() const noexcept { return false; }
     template <class P>
     void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {
         job& j = awaiting_job<P>();

@@ -23,44 +23,9 @@
 
 namespace ringlet {
 
-// ---- 1. The heap --------------------------------------------------------------------------------
+class timers;
 
-namespace detail {
-
-// A deadline, and its place in a skew heap (Sleator and Tarjan 1986): a binary tree where no node is
-// later than those below, balanced by swapping the children that a meld passes. The links are in
-// the awaiter that has the deadline, so no timer allocates.
-struct timer_node {
-    std::int64_t deadline;    // nanoseconds on the monotonic clock
-    std::uint64_t order = 0;  // equal deadlines: first set, first out
-    timer_node *left = nullptr, *right = nullptr, *up = nullptr;
-
-    explicit timer_node(std::int64_t at) : deadline(at) {}
-    virtual void expire() noexcept = 0;
-
-    void append_left(std::string& out) const;
-    bool before(const timer_node& o) const {
-        return deadline != o.deadline ? deadline < o.deadline : order < o.order;
-    }
-    // One heap of two; either may be empty.
-    static timer_node* meld(timer_node* a, timer_node* b) {
-        timer_node *top = nullptr, *above = nullptr, **hole = &top;
-        while (a && b) {
-            if (b->before(*a)) std::swap(a, b);
-            *hole = a;
-            a->up = std::exchange(above, a);
-            std::swap(a->left, a->right);
-            a = *(hole = &a->left);
-        }
-        *hole = a ? a : b;
-        if (*hole) (*hole)->up = above;
-        return top;
-    }
-};
-
-}  // namespace detail
-
-// ---- 2. The clock -------------------------------------------------------------------------------
+// ---- 1. The clock -------------------------------------------------------------------------------
 
 // While one exists, the timers of its thread run on a clock that stands still, and jumps to the
 // next deadline when nothing is runnable and the ring has nothing to give: ten minutes of retries
@@ -86,10 +51,48 @@ private:
     inline static constinit thread_local virtual_time* active = nullptr;
 };
 
-inline void detail::timer_node::append_left(std::string& out) const {
-    const auto left_over = std::max(deadline - virtual_time::nanoseconds(), parker::now);
-    out.append(", ").append(std::to_string(left_over / 1000)).append(" us left");
-}
+// ---- 2. The heap --------------------------------------------------------------------------------
+
+namespace detail {
+
+// A deadline, and its place in a skew heap (Sleator and Tarjan 1986): a binary tree where no node is
+// later than those below, balanced by swapping the children that a meld passes. The links are in
+// the awaiter that has the deadline, so no timer allocates.
+struct timer_node {
+    std::int64_t deadline;    // nanoseconds on the monotonic clock
+    std::uint64_t order = 0;  // equal deadlines: first set, first out
+    timer_node *left = nullptr, *right = nullptr, *up = nullptr;
+    timers* heap = nullptr;  // while in it
+
+    explicit timer_node(std::int64_t at) : deadline(at) {}
+    virtual void expire() noexcept = 0;
+
+    ~timer_node() { leave(); }
+    void leave();  // the heap, if it is in one
+    void append_left(std::string& out) const {
+        const auto left_over = std::max(deadline - virtual_time::nanoseconds(), parker::now);
+        out.append(", ").append(std::to_string(left_over / 1000)).append(" us left");
+    }
+    bool before(const timer_node& o) const {
+        return deadline != o.deadline ? deadline < o.deadline : order < o.order;
+    }
+    // One heap of two; either may be empty.
+    static timer_node* meld(timer_node* a, timer_node* b) {
+        timer_node *top = nullptr, *above = nullptr, **hole = &top;
+        while (a && b) {
+            if (b->before(*a)) std::swap(a, b);
+            *hole = a;
+            a->up = std::exchange(above, a);
+            std::swap(a->left, a->right);
+            a = *(hole = &a->left);
+        }
+        *hole = a ? a : b;
+        if (*hole) (*hole)->up = above;
+        return top;
+    }
+};
+
+}  // namespace detail
 
 // The timers of an executor, in front of its reactor: whoever parks, parks here first. Made by the
 // first sleep; an executor whose tasks never sleep has none.
@@ -103,10 +106,13 @@ public:
     timers(executor& e, reactor& r) : ex(e), io(r) {}
 
     void add(detail::timer_node& t) {
+        if (t.deadline == never) return;
+        t.heap = this;
         t.order = ++count;
         first = detail::timer_node::meld(first, &t);
     }
     void remove(detail::timer_node& t) {
+        t.heap = nullptr;
         detail::timer_node* const rest = detail::timer_node::meld(t.left, t.right);
         if (rest) rest->up = t.up;
         (!t.up ? first : t.up->left == &t ? t.up->left : t.up->right) = rest;
@@ -145,29 +151,26 @@ private:
     std::uint64_t count = 0;
 };
 
+inline void detail::timer_node::leave() {
+    if (heap) heap->remove(*this);
+}
+
 // ---- 3. Sleeping and giving up -----------------------------------------------------------------
 
 namespace detail {
 
 struct sleep final : waits<sleep>, timer_node {
     explicit sleep(std::int64_t at) : timer_node(at) {}
-    bool await_ready() {
-        heap = &timers::here();
+    bool await_ready() const {
+        timers::here();
         return deadline <= virtual_time::nanoseconds() && job::current->spend();
     }
-    void start() {
-        if (deadline != parker::never) heap->add(*this);
-    }
+    void start() { timers::here().add(*this); }
     void await_resume() const noexcept {}
 
-    bool interrupt(job&) noexcept override {
-        if (deadline != parker::never) heap->remove(*this);
-        return true;
-    }
+    bool interrupt(job&) noexcept override { return leave(), true; }
     void describe(std::string& out) const override { append_left(out += "sleep"); }
     void expire() noexcept override { owner->let_go(); }
-
-    timers* heap = nullptr;
 };
 
 // In nanoseconds, rounded up. Less than none is none; more than can be counted is never.
@@ -187,19 +190,13 @@ template <class Rep, class Period> std::int64_t after(std::chrono::duration<Rep,
 // after that (its completion had come, or it is shielded): then its value counts, and nothing of it
 // is lost. If the awaiter goes first, the deadline goes with it.
 template <class T, bool Try> struct timed final : single<T>, timer_node {
-    timers* heap = nullptr;  // while in it
     bool expired = false;
     timed(std::int64_t at, task<T> t)
         : single<T>("timeout", group::all, std::move(t)), timer_node(at) {}
-    timed(timed&&) = default;
-    ~timed() {
-        if (heap) heap->remove(*this);
-    }
     bool await_ready() {
-        timers& its = timers::here();
+        timers& heap_here = timers::here();
         single<T>::await_ready();
-        if (deadline != parker::never) (heap = &its)->add(*this);
-        return false;
+        return heap_here.add(*this), false;
     }
     decltype(auto) await_resume() {
         const bool late = expired && !this->error && this->child->lost;
@@ -209,7 +206,6 @@ template <class T, bool Try> struct timed final : single<T>, timer_node {
         else throw std::system_error(std::make_error_code(std::errc::timed_out), "timeout");
     }
     void expire() noexcept override {
-        heap = nullptr;
         expired = true;
         this->stop();
     }
