@@ -3,7 +3,7 @@
 //     #include <ringlet/executor.hpp>
 //     ringlet::task<int> child(int n) { co_await ringlet::yield_now(); co_return n; }
 //     ringlet::task<int> root() {
-//         auto a = ringlet::spawn(child(1)), b = ringlet::spawn(child(2));  // both run from here on
+//         auto a = ringlet::spawn(child(1)), b = ringlet::spawn(child(2));  // both run from here
 //         int sum = co_await std::move(a);
 //         co_return sum + co_await std::move(b);
 //     }
@@ -20,13 +20,17 @@
 //         |                                       |
 //         +---------------------------------------+
 //
-//     (1) first in, first out    (2) those that become runnable meanwhile included    (3) if nothing
-//     is runnable, sleep there until something is    (4) so a job that only yields cannot starve I/O
-//     or timers
+//     (1) first in, first out    (2) those that become runnable meanwhile included    (3) if
+//     nothing is runnable, sleep there until something is    (4) so a job that only yields cannot
+//     starve I/O or timers
 //
 // Nothing here knows io_uring: a parker is whatever can sleep until something has come. The reactor
-// is one, and timers are one in front of it. Without either an executor runs tasks that only compute
-// and talk to each other.
+// is one, and timers are one in front of it. Without either an executor runs tasks that only
+// compute and talk to each other.
+//
+// The chapters: 1 where an executor sleeps, 2 the executor, 3 what programs call, 4 waiting
+// together, 5 channels. Chapters 1 and 2 are the loop; the rest is built on the jobs and groups of
+// task.hpp.
 #pragma once
 
 #include "task.hpp"
@@ -39,6 +43,9 @@ namespace ringlet {
 
 // ---- 1. Where an executor sleeps ----------------------------------------------------------------
 
+// What an executor asks of the world outside: to be woken when something has come. That is all that
+// it knows of I/O and time. A program with a source of events of its own, a window system, say, can
+// put a parker of its own in executor::io, and end waits from it by waking wakers.
 struct parker : detail::pooled {
     static constexpr std::int64_t now = 0, never = INT64_MAX;
 
@@ -64,7 +71,14 @@ struct job_info {
     explicit job_info(const detail::job& j)
         : id(&j), parent(j.parent), spawned(j.spawned), where(j.where) {}
 };
-// For tracers, counters and stall warnings: each is called with `context`, and must not throw.
+// For tracers, counters and stall warnings: each is called with `context`, and must not throw. A
+// program that wants to know who holds up the others:
+//
+//     ex.hooks.context = &began;
+//     ex.hooks.before_run = [](void* c, const job_info&) { *static_cast<clock*>(c) = now(); };
+//     ex.hooks.after_run = [](void* c, const job_info& j) {
+//         if (now() - *static_cast<clock*>(c) > 10ms) warn(j.where.file_name(), j.where.line());
+//     };
 struct executor_hooks {
     using hook = void (*)(void* context, const job_info&);
     void* context = nullptr;
@@ -73,7 +87,11 @@ struct executor_hooks {
 
 namespace detail {
 
-// First in, first out, linked by job::next; the last job's is written when its turn comes.
+// First in, first out, linked by job::next; the last job's is written when its turn comes. `end` is
+// where the next link goes: into the last job, or, if the queue is empty, into `first`. So push
+// needs no test, and append is two stores however long the queues are.
+//
+//     first --> job --> job --> job        end --> the third job's next
 struct run_queue {
     job *first, **end = &first;
     bool empty() const { return end == &first; }
@@ -110,7 +128,9 @@ struct batch {
     job& pop() { return *std::exchange(next, next->next); }
 };
 
-// Calls f inside the task: f and its arguments live in the frame, as long as the task does.
+// Calls f inside the task: f and its arguments live in the frame, as long as the task does. A
+// lambda that is a coroutine keeps its captures in the lambda object, not in its frame: so somebody
+// has to keep the lambda, and here it is a parameter.
 template <class F, class... A>
 task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
     co_return co_await f(std::move(args)...);
@@ -121,9 +141,18 @@ task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
 // Runs tasks, one at a time, on the thread that calls run() or try_tick(). Its end cancels all
 // tasks and runs until the last has let go of what it waits for; shielded ones run to their end.
 //
-// Every top-level job is in the list `jobs` from its spawn to its end; a child is in its group's. One
-// that can run is in one of two queues as well, linked by job::next. That is all there is: no map of
-// tasks, no slot to be found again, nothing to allocate beside the jobs themselves.
+// Every top-level job is in the list `jobs` from its spawn to its end; a child is in its group's.
+// One that can run is in one of two queues as well, linked by job::next. That is all there is: no
+// map of tasks, no slot to be found again, nothing to allocate beside the jobs themselves.
+//
+// FIFO, because it is the order in which nobody can be passed over, and the one that a reader of a
+// log expects. Other runtimes run a woken task next (tokio's and Go's slot for it), which is faster
+// for two tasks that talk to each other, and starves a third. A slot was left out for that reason.
+//
+// Why at most 64 jobs between two looks at the parker: a look costs a system call if anything has
+// been submitted, so it is shared by many runs; and 64 runs take some microseconds, by which I/O is
+// late at most. Looking after each batch that was queued when the turn began costs a look for each
+// spawn or message of two tasks that wake each other in turns.
 class executor : detail::scheduler {
 public:
     executor_hooks hooks;
@@ -145,7 +174,9 @@ public:
     // Runs until `root` has ended, and gives its value or rethrows its exception. The other tasks
     // stay, for the next call. Throws deadlock; and std::logic_error inside a running executor.
     template <class T> T run(task<T> root, source place = source::current());
-    // Runs one job, if one is runnable or becomes so without blocking. For the loops of others.
+    // Runs one job, if one is runnable or becomes so without blocking. For the loops of others: a
+    // program that has one already, a game or a window system, calls this from there until it says
+    // false, and then goes on with its own work.
     bool try_tick();
     // Has every task ended?
     bool empty() const { return jobs.empty(); }
@@ -158,8 +189,8 @@ public:
     static executor* current() { return running; }
 
 private:
-    // Inlined where T is known: the compiler then sees the job it fills in, which saves a tenth of a
-    // spawn.
+    // Inlined where T is known: the compiler then sees the job it fills in, which saves a tenth of
+    // a spawn.
     template <class T>
     [[gnu::always_inline]] detail::job_of<T>& start(task<T>& work, source place) {
         using started = detail::job_of<T>;
@@ -189,7 +220,9 @@ private:
             else j.run(requeue, unless_idle);
         }
     }
-    // The same for those who watch. The children of a group are told at their first run.
+    // The same for those who watch. Unset hooks cost a test in each turn and one in each spawn. The
+    // job is kept until the last of them has been told. The children of a group, which are not
+    // spawned here, are told of at their first run.
     void run_hooked(detail::job& j, auto requeue, auto unless_idle) {
         const waker stays(j, 0);
         std::exception_ptr error;
@@ -205,8 +238,12 @@ private:
     void tell(executor_hooks::hook hook, const detail::job& j) const {
         if (hook) hook(hooks.context, job_info(j));
     }
-    // Looks at what has come; sleeps if nothing is runnable. Only then do those that yielded follow:
-    // what came by I/O or time is before them. False: nothing is runnable, nor ever will be.
+    // The clock is asked before the ring because it stands in front of it: it lets the ring sleep,
+    // but not past the next deadline. An executor with neither can only be idle for good.
+    //
+    // Looks at what has come; sleeps if nothing is runnable. Only then do those that yielded
+    // follow: what came by I/O or time is before them. False: nothing is runnable, nor ever will
+    // be.
     bool look(bool may_sleep = true) {
         parker* const p = clock ? clock.get() : io.get();
         const bool hope = p && p->park(may_sleep && idle() ? parker::never : parker::now);
@@ -235,6 +272,9 @@ template <class T> T executor::run(task<T> root, source place) {
     drive(job);
     return job.take();
 }
+// If the parker says that nothing will ever come while the root has not ended, the program is
+// stuck: two tasks that join each other, a receive from a channel that nobody will send to. A loop
+// that slept on would hang without a word, so this one throws, with the list of who waits where.
 inline void executor::drive(const detail::job& root) {
     while (turn(64, &root), !root.is(detail::job::ended)) {
         if (look()) continue;
@@ -253,6 +293,10 @@ inline bool executor::try_tick() {
     return any;
 }
 
+// Everybody is asked to stop, and the loop goes on until all have: a read in flight keeps its frame
+// until the kernel has let go of the buffer, a shielded task runs to its end, a detached one that
+// it spawned meanwhile is cancelled in the next round. Then the members go: the clock, and the
+// ring.
 inline executor::~executor() {
     const detail::scoped here(running, self());
     while (!empty()) {
@@ -305,6 +349,9 @@ inline executor& running_executor() {
 // The place of the running task's last co_await: a pack of arguments leaves no room for a default.
 inline source last_place() { return job::current ? job::current->where : source(); }
 
+// Not a wait, and no waker: the job says itself that it has been woken while it ran, which is all
+// that a yield is. The run loop tests for that first, since a yield is the cheapest thing a task
+// can do.
 struct yield_awaiter : std::suspend_always {
     yield_awaiter() {}
     template <class P>
@@ -317,6 +364,9 @@ struct yield_awaiter : std::suspend_always {
 
 }  // namespace detail
 
+// Where everything begins: main, a test, a thread of its own. Each call is a world of its own, with
+// its executor, its queue, and a ring if a task needs one; nothing of it is left afterwards.
+//
 // Runs the root task, and what it spawns, on an executor of its own until the root has ended; gives
 // the root's value or rethrows its exception. What is still alive then is cancelled. Throws
 // deadlock, and std::logic_error inside a running executor.
@@ -339,6 +389,7 @@ auto spawn(F f, A... args) {
     return spawn(detail::call(std::move(f), std::move(args)...), detail::last_place());
 }
 
+// For a task that computes for long: a yield every few hundred microseconds keeps the others alive.
 // Lets everything else that is runnable run first, and the executor look at I/O and timers.
 inline auto yield_now() { return detail::yield_awaiter(); }
 
@@ -348,9 +399,17 @@ class scope_ref;
 
 namespace detail {
 
-// when_all, when_any and scope are groups (task.hpp) that differ in what they hold: tasks before the
-// await, jobs after it, and at the end a tuple or a list of what the jobs gave.
+// when_all, when_any and scope are groups (task.hpp) that differ in what they hold: tasks before
+// the await, jobs after it, and at the end a tuple or a list of what the jobs gave.
 
+//     when_all(a(), b())    add(a), add(b); both run; the group goes on when the last has ended
+//     b throws              stop(): a is cancelled; its frames gone, b's exception is thrown
+//     the owner is          stop(): both are cancelled; when the last is gone, the owner's
+//     cancelled             frames go too, without having been resumed
+//
+// No child outlives the await, in any of these: what it borrows from the awaiting frame is there as
+// long as it runs (Nathaniel J. Smith's structured concurrency; his nursery is `scope` here).
+//
 // What one child gives to when_any, an optional, or to when_all.
 template <bool Any, class T> decltype(auto) part_of(job_of<T>& j) {
     if constexpr (!std::is_void_v<T>) {
@@ -393,6 +452,8 @@ template <bool Any, class Tasks> struct joined final : group {
     }
 };
 
+// The body is a child as well, the only one with a handle. The others are spawned in it, or in each
+// other, and nobody takes their values.
 template <class F> struct scoping final : group {
     using T = await_result<std::invoke_result_t<F&, scope_ref>>;
     F body;
@@ -435,7 +496,8 @@ template <class T> auto when_any(std::vector<task<T>> work) {
     return detail::joined<true, std::vector<task<T>>>(std::move(work));
 }
 
-// Starts children in a scope, for as long as that lasts. Copyable.
+// Starts children in a scope, for as long as that lasts. Copyable; children may have it too, and
+// spawn their siblings.
 class scope_ref {
 public:
     explicit scope_ref(detail::group& g) : group(&g) {}
@@ -452,6 +514,13 @@ public:
 private:
     detail::group* group;
 };
+//     std::vector<page> pages(urls.size());
+//     auto children = [&](ringlet::scope_ref s) -> ringlet::task<> {
+//         for (std::size_t i = 0; i < urls.size(); ++i) s.spawn(get(urls[i], pages[i]));
+//         co_return;
+//     };
+//     co_await ringlet::scope(children);  // here all pages are there, or an exception is thrown
+//
 // Runs the task f(scope_ref), and gives its value when it and all children that it spawned in the
 // scope have ended: so they may borrow what lives in this frame. The first exception cancels the
 // others, and is rethrown when they have ended.
@@ -461,6 +530,10 @@ auto scope(F f) { return detail::scoping<F>(std::move(f)); }
 
 // ---- 5. Channels --------------------------------------------------------------------------------
 
+// Tasks of one executor may share variables: only one runs at a time, and nobody else runs between
+// two awaits. What they cannot do with a variable is wait until it has changed; a channel is for
+// that. A mutex, a semaphore and an event are channels too: examples/recipes/mutex.hpp shows how.
+//
 // What a send on a closed channel throws.
 struct channel_closed : std::exception {
     const char* what() const noexcept override { return "ringlet: the channel is closed"; }
@@ -468,8 +541,10 @@ struct channel_closed : std::exception {
 
 namespace detail {
 
-// A wait in one of a channel's two lines. One that is over at once costs a unit of the job's budget;
-// where none is left the job yields, with its result.
+// A wait in one of a channel's two lines. One that is over at once costs a unit of the job's
+// budget; where none is left the job yields, with its result: so a loop over a channel that is
+// never empty lets the others run every 128 items. A job that is to stop begins nothing then, and
+// takes nothing.
 struct in_line : waits<in_line>, ring {
     ring& line;
     bool over = false;
@@ -486,6 +561,11 @@ struct in_line : waits<in_line>, ring {
 
 }  // namespace detail
 
+//     ringlet::channel<std::string> lines(16);
+//     co_await lines.send("one");                  // waits while 16 are in it
+//     while (auto line = lines.try_recv()) ...     // without waiting
+//     auto line = co_await lines.recv();           // nullopt after close(), when all are taken
+//
 // A value's way through it:
 //
 //                (1) a receiver waits
@@ -543,7 +623,8 @@ public:
         return value;
     }
     // Nothing more can be sent; what was sent before can be received, that of senders that wait now
-    // as well. Receivers that wait get nullopt.
+    // as well. So the last message of a sender that closes the channel behind it arrives. Receivers
+    // that wait get nullopt.
     void close() {
         closed = true;
         dismiss<receiving>(receivers);

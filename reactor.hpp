@@ -28,6 +28,14 @@
 //     (5) The job is cancelled. Its frame stays, since the kernel may still write into a buffer
 //         there, until the operation's own completion has come: with -ECANCELED the frame goes,
 //         with a result (the cancel came too late) the job goes on with it to its next suspension.
+//
+// Why completions and not readiness (epoll): a file is always ready, and yet a read of it blocks;
+// the kernel does the work of a read itself, so a program saves a system call for each; and many
+// requests go in with one call. The price is that a buffer belongs to the kernel from the request
+// to the completion, whatever the program would like to do with it meanwhile. That price is what
+// most of this header is about, and cancelling in particular: see (5).
+//
+// The chapters: 1 descriptors, 2 the ring, 3 operations.
 #pragma once
 
 #include "executor.hpp"
@@ -62,6 +70,8 @@ inline std::int64_t monotonic() {
 
 // ---- 1. Descriptors that close themselves -------------------------------------------------------
 
+// The owner of a descriptor: what open, socket and accept give. If the task that was to get it has
+// been cancelled by then, it closes itself like any other object that is not needed any more.
 class unique_fd {
 public:
     explicit unique_fd(int descriptor = -1) noexcept : fd(descriptor) {}
@@ -87,6 +97,18 @@ private:
 
 // ---- 2. The ring --------------------------------------------------------------------------------
 
+// What a turn of the executor costs in system calls, with 50 connections that all have something to
+// say: one. It submits the 50 requests that the last turn has written, and takes up to 50
+// completions.
+//
+//     executor::turn     runs jobs; each that waits for I/O writes an SQE          no system call
+//     executor::look     reactor::park: enter() hands over all, and waits          one, or none
+//                        reap() notes the results; each fulfils a wait             no system call
+//     executor::turn     runs the jobs that have become runnable
+//
+// No code of a task runs in park. A callback there could begin new operations while the ring is
+// walked, call itself in the end, and would make the order of things hard to follow in a trace.
+//
 // One ring for an executor, created at its first operation. Its errors are std::system_error.
 class reactor final : public parker {
 public:
@@ -95,6 +117,9 @@ public:
         unsigned flags;    // IORING_SETUP_*; 0: the best that the kernel has
         explicit options(unsigned n = 64, unsigned f = 0) : entries(n), flags(f) {}
     };
+    // The kernel gives back, with each answer, 64 bits that came with the request: here the address
+    // of one of these. So it must not move, nor go, before the last answer.
+    //
     // Takes what the kernel answers to a request. Must live until the answer without
     // IORING_CQE_F_MORE. Runs inside the walk of the ring: note the result, wake a job, no more.
     struct completion {
@@ -106,6 +131,10 @@ public:
         std::uint64_t overflowed = 0;  // looks at which the completion ring had been too small
         unsigned in_flight = 0;
     };
+    //     reactor::on_submit = [](io_uring_sqe* s) {
+    //         if (s->opcode == IORING_OP_READ) s->len = std::min(s->len, 3u);  // come short
+    //     };
+    //
     // For tests: may change each request of this thread before the kernel sees it, which is how
     // they inject faults: a shorter length, a NOP with a result of its own. Its user_data is not
     // set yet.
@@ -152,7 +181,7 @@ public:
     }
     bool has_room() const { return io_uring_sq_space_left(&ring) > 0; }
     // Writes a request: fill(io_uring_sqe*) sets all but its user_data. It goes to the kernel with
-    // the next look.
+    // the next look. Into a copy first: a fill that throws has written nothing.
     void submit(completion& to, auto fill) {
         make_room();
         io_uring_sqe request{};
@@ -164,6 +193,9 @@ public:
         ++counts.submitted;
     }
     bool forked() const { return forks != born; }
+    // The request to cancel is a request as well, found by the other's address; its own answer says
+    // only whether that was found, and is not looked at. It may come before or after the other's.
+    //
     // Asks the kernel to give up a request, whose completion comes all the same, only sooner. False
     // in a forked child: the request is not its own, and nothing will come.
     bool cancel(completion* which, int flags = 0) noexcept {
@@ -180,8 +212,12 @@ public:
         reap();
     }
 
-    // No system call at all if nothing has been written, nothing is to be waited for, and the kernel
-    // has no work deferred (TASKRUN) and no completions that found no room (CQ_OVERFLOW).
+    // There is hope while something is in flight, or a deadline bounds the sleep. Without either
+    // nothing can come, and to sleep would be for ever: the executor is told, and reports a
+    // deadlock.
+    //
+    // No system call at all if nothing has been written, nothing is to be waited for, and the
+    // kernel has no work deferred (TASKRUN) and no completions that found no room (CQ_OVERFLOW).
     bool park(std::int64_t until) override {
         if (forked()) return false;
         const bool hope = counts.in_flight || until != never;
@@ -193,11 +229,14 @@ public:
     }
 
 private:
-    // The flags are tried from the best to those of Linux 5.15. DEFER_TASKRUN (6.1) lets completions
-    // wait for the thread that asks for them, instead of interrupting it: a fifth of an echo server's
-    // CPU. It needs SINGLE_ISSUER, the promise that one thread submits. COOP_TASKRUN (5.19) is the
-    // next best. SUBMIT_ALL (5.18): one bad request does not hold up those behind it. A ring that
-    // costs too much locked memory is tried with half the entries.
+    // To make a ring and to end it takes about 50 us, and some pages of memory: so it is made at the
+    // first operation, and a program without one never asks the kernel for it.
+    //
+    // The flags are tried from the best to those of Linux 5.15. DEFER_TASKRUN (6.1) lets
+    // completions wait for the thread that asks for them, instead of interrupting it: a fifth of an
+    // echo server's CPU. It needs SINGLE_ISSUER, the promise that one thread submits. COOP_TASKRUN
+    // (5.19) is the next best. SUBMIT_ALL (5.18): one bad request does not hold up those behind it.
+    // A ring that costs too much locked memory is tried with half the entries.
     void set_up(options o) {
         constexpr unsigned all = IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG;
         const unsigned ladder[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | all,
@@ -238,9 +277,9 @@ private:
     unsigned unsubmitted() const { return ring.sq.sqe_tail - *ring.sq.khead; }
 
     // The one system call: submits what has been written, runs the kernel's deferred work, and
-    // waits for `least` completions, or till `until`. liburing's own calls leave out GETEVENTS, with
-    // which alone deferred completions arrive, or go back to sleep after a signal. What it returns
-    // is of no interest: the rings say what has happened.
+    // waits for `least` completions, or till `until`. liburing's own calls leave out GETEVENTS,
+    // with which alone deferred completions arrive, or go back to sleep after a signal. What it
+    // returns is of no interest: the rings say what has happened.
     void enter(unsigned least, std::int64_t until = never) {
         constexpr unsigned no_iowait = 1u << 7, has_no_iowait = 1u << 17;  // Linux 6.15
         unsigned flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
@@ -263,6 +302,10 @@ private:
         if (r == -EBUSY || r == -EAGAIN) return reap();  // the kernel wants completions taken first
         if (r < 0 && r != -EINTR && r != -ETIME) detail::fail(-r, "ringlet: io_uring_enter");
     }
+    // The two rings are memory shared with the kernel. Each has a head, where its reader is, and a
+    // tail, where its writer is: of completions the kernel writes the tail, and this the head,
+    // which says that the places before it may be written again.
+    //
     // Takes the completions. Only now, with all of them noted, may jobs run: one that submitted
     // while the ring is walked could overwrite what has not been read.
     void reap() noexcept {
@@ -296,8 +339,8 @@ auto kept(auto argument) { return argument; }
 inline auto kept(const char* path) { return copied<char>(path, path + std::strlen(path) + 1); }
 inline auto kept(std::span<const iovec> v) { return copied<iovec>(v.begin(), v.end()); }
 
-// What the kernel is told of each: of an array the place and the size, of bytes no more of them than
-// it takes at once, and of a unique_fd, which it is to close, the number.
+// What the kernel is told of each: of an array the place and the size, of bytes no more of them
+// than it takes at once, and of a unique_fd, which it is to close, the number.
 inline unsigned size_of(std::size_t n) { return static_cast<unsigned>(std::min(n, 0x7ffff000ul)); }
 auto given(auto& argument) { return std::tuple(argument); }
 inline auto given(copied<char>& path) { return std::tuple(path.data()); }
@@ -315,15 +358,22 @@ inline void append_subject(std::string& out, int fd, const auto&... others) {
     out.append(" on descriptor ").append(std::to_string(fd));
 }
 
+//     read(fd, into, offset)          what the program calls: an op, which does nothing yet
+//     co_await                        await_ready: an SQE, written by io_uring_prep_read(sqe, fd,
+//                                     into.data(), into.size(), offset)
+//                                     await_suspend: the job waits for this op
+//     ... the kernel reads ...        complete(n): the number is noted, the job is runnable
+//                                     await_resume: n as a std::size_t, or an exception
+//
 // One template serves all operations: prepare(sqe, arguments...) writes the request, the job
 // suspends, the await gives an R made of the kernel's number. `Throws`: an error is a
 // std::system_error that names the operation and its subject, else it is the number, -errno.
 //
-// Who may touch it: the frame, which it lies in, and from start() to the last complete() the kernel,
-// which knows its address and that of the buffer. So as long as `in` is set nobody may destroy the
-// frame, and interrupt() says so: the job waits on, for the completion that the cancel brings. A
-// result that came all the same is fulfil(): the job goes on with it. Only where nothing can be
-// waited for any more is an op destroyed in flight, and then its destructor waits.
+// Who may touch it: the frame, which it lies in, and from start() to the last complete() the
+// kernel, which knows its address and that of the buffer. So as long as `in` is set nobody may
+// destroy the frame, and interrupt() says so: the job waits on, for the completion that the cancel
+// brings. A result that came all the same is fulfil(): the job goes on with it. Only where nothing
+// can be waited for any more is an op destroyed in flight, and then its destructor waits.
 template <class R, bool Throws, class Prepare, class... A>
 struct op final : waits<op<R, Throws, Prepare, A...>>, reactor::completion {
     op(const char* operation, Prepare p, std::tuple<A...> a)
@@ -335,11 +385,14 @@ struct op final : waits<op<R, Throws, Prepare, A...>>, reactor::completion {
             while (in) in->wait();
         if (std::is_same_v<R, unique_fd> && res >= 0) ::close(res);  // nobody is left to take it
     }
-    // The same operation, whose await gives the number and throws nothing.
+    // The same operation, whose await gives the number and throws nothing. For errors that are
+    // nothing special: `int r = co_await io::recv(fd, buffer).result(); if (r <= 0) co_return;`
     auto result() && {
         return op<R, false, Prepare, A...>(name, std::move(prepare), std::move(arguments));
     }
 
+    // The request is written here, where it can still throw: no ring, no room, a prepare that
+    // fails. A job that is to stop begins nothing.
     bool await_ready() {
         if (!job::current->cancelled) submit(reactor::here());
         return false;
@@ -373,10 +426,12 @@ private:
     void describe(std::string& out) const override {
         std::apply([&](const auto&... a) { append_subject(out += name, a...); }, arguments);
     }
+    // The job may have ended in the meantime only if this op is being destroyed, and then `owner`
+    // is none: see the destructor, which is waiting for just this call.
     void complete(int n, unsigned flags) noexcept override {
         if (retries(n)) return submit(*in);
-        // -512 is ERESTARTSYS, which the kernel should have kept to itself; a notification says only
-        // that the buffer is free.
+        // -512 is ERESTARTSYS, which the kernel should have kept to itself; a notification says
+        // only that the buffer is free.
         if (!(flags & IORING_CQE_F_NOTIF)) res = n == -512 ? -EINTR : n;
         if (flags & IORING_CQE_F_MORE) return;
         in = nullptr;
@@ -401,10 +456,12 @@ template <class R, class... A> auto request(const char* name, auto prepare, A...
 // it works on; awaiting its result(), as in `int r = co_await io::read(fd, buffer).result()`, gives
 // the kernel's number or -errno, and throws nothing. Buffers and descriptors are borrowed: they
 // must live until the await is over. Paths, addresses and iovecs are copied. Those marked (worker)
-// go by a thread of the kernel, which takes about 5 us more than the plain call.
+// go by a thread of the kernel, which takes about 5 us more than the plain call: so a program that
+// looks at many files has many such requests under way at a time. What never blocks is not here:
+// bind, listen, shutdown and setsockopt are called directly.
 namespace io {
 
-// Does nothing, by way of the kernel.
+// Does nothing, by way of the kernel: what a round trip costs.
 inline auto nop() { return detail::request<void>("nop", io_uring_prep_nop); }
 // Reads at most into.size() bytes at `offset`; -1: at the file's position. 0 is the end.
 inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
@@ -426,6 +483,7 @@ inline auto open(const char* path, int flags, mode_t mode = 0) {
     return detail::request<unique_fd>(
         "open", io_uring_prep_openat, AT_FDCWD, path, flags | O_CLOEXEC, mode);
 }
+// Closes a descriptor, and tells of errors, which the destructor of a unique_fd cannot.
 inline auto close(int fd) { return detail::request<void>("close", io_uring_prep_close, fd); }
 inline auto close(unique_fd fd) {
     return detail::request<void>("close", io_uring_prep_close, std::move(fd));
@@ -438,7 +496,7 @@ inline auto fsync(int fd, unsigned flags = 0) {
 inline auto statx(const char* path, struct statx* into, int flags = 0, unsigned mask = 0xfff) {
     return detail::request<void>("statx", io_uring_prep_statx, AT_FDCWD, path, flags, mask, into);
 }
-// (worker)
+// Gives a file another name, in the place of one that has it (worker).
 inline auto rename(const char* from, const char* to) {
     return detail::request<void>("rename", io_uring_prep_rename, from, to);
 }
@@ -446,15 +504,17 @@ inline auto rename(const char* from, const char* to) {
 inline auto unlink(const char* path, int flags = 0) {
     return detail::request<void>("unlink", io_uring_prep_unlink, path, flags);
 }
-// (worker)
+// Makes a directory (worker).
 inline auto mkdir(const char* path, mode_t mode = 0777) {
     return detail::request<void>("mkdir", io_uring_prep_mkdir, path, mode);
 }
+// A new socket, close-on-exec.
 inline auto socket(int domain, int type, int protocol = 0) {
     return detail::request<unique_fd>("socket", [=](io_uring_sqe* s) {
         io_uring_prep_socket(s, domain, type | SOCK_CLOEXEC, protocol, 0);
     });
 }
+// Connects; over when the peer has accepted or refused. The address is copied.
 inline auto connect(int fd, const sockaddr* address, socklen_t size) {
     sockaddr_storage to;
     std::memcpy(&to, address, std::min<std::size_t>(size, sizeof to));
@@ -463,12 +523,14 @@ inline auto connect(int fd, const sockaddr* address, socklen_t size) {
     };
     return detail::request<void>("connect", prepare, fd);
 }
+// For a server with many short connections see accept_many in recipes/multishot.hpp.
 // Takes a connection. `address` and `size`, if given, receive the peer's.
 inline auto accept(
     int fd, sockaddr* address = nullptr, socklen_t* size = nullptr, int flags = SOCK_CLOEXEC) {
     return detail::request<unique_fd>("accept", io_uring_prep_accept, fd, address, size, flags);
 }
-// With MSG_WAITALL: all of `into`, unless the stream ends.
+// Receives at most into.size() bytes; 0 is the end. With MSG_WAITALL: all of `into`, unless the
+// stream ends.
 inline auto recv(int fd, std::span<std::byte> into, int flags = 0) {
     return detail::request<std::size_t>("recv", io_uring_prep_recv, fd, into, flags);
 }
@@ -484,6 +546,7 @@ inline auto sendmsg(int fd, const msghdr* message, unsigned flags = 0) {
     return detail::request<std::size_t>(
         "sendmsg", io_uring_prep_sendmsg, fd, message, flags | MSG_NOSIGNAL);
 }
+// For descriptors of other libraries, which read and write themselves when it is time.
 // Waits until one of `events` (POLLIN and so on) holds; gives those that do.
 inline auto poll(int fd, unsigned events) {
     return detail::request<int>("poll", io_uring_prep_poll_add, fd, events);
@@ -494,12 +557,20 @@ inline auto splice(int from, std::int64_t from_offset, int to, std::int64_t to_o
     return detail::request<std::size_t>(
         "splice", io_uring_prep_splice, from, from_offset, to, to_offset, n, 0u);
 }
+//     auto advise = [&](io_uring_sqe* s) {
+//         io_uring_prep_fadvise(s, fd, 0, 0, POSIX_FADV_WILLNEED);
+//     };
+//     int r = co_await ringlet::io::op(advise, "fadvise").result();
+//
 // Any other: fill(io_uring_sqe*) prepares the request, and must not throw; the await gives the
 // kernel's number.
 template <class Fill> auto op(Fill fill, const char* name = "io::op") {
     return detail::request<int>(name, std::move(fill));
 }
 
+// A child's end is no operation on a descriptor, unless one asks for a descriptor of the process:
+// that becomes readable then, and is waited for like any other.
+//
 // Waits for the end of a child process; gives its status, as of waitpid(2). A waitid by the ring
 // (Linux 6.7) would do it too; a descriptor of the process has worked since 5.3. Templates, as all
 // coroutines of the headers: g++ may emit others twice.
@@ -511,6 +582,9 @@ template <class = void> task<int> wait_pid(pid_t pid) {
     if (::waitpid(pid, &status, 0) < 0) detail::fail(errno, "wait_pid " + std::to_string(pid));
     co_return status;
 }
+// A transfer may come short at any time: from a socket, a pipe, a signal. These two go on where it
+// stopped; a cancel in between loses what has been transferred, as with any sequence of reads.
+//
 // Reads until `into` is full; gives its size. Throws std::system_error(ENODATA) if the end comes
 // before that.
 template <class = void>
