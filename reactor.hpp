@@ -380,9 +380,8 @@ struct op final : waits<op<R, Throws, Prepare, A...>>, reactor::completion {
         : name(operation), prepare(std::move(p)), arguments(std::move(a)) {}
     op(op&&) = default;
     ~op() {
-        this->owner = nullptr;  // which is ending
-        if (in && in->cancel(this))
-            while (in) in->wait();
+        if (in) [[unlikely]]
+            reclaim();
         if (std::is_same_v<R, unique_fd> && res >= 0) ::close(res);  // nobody is left to take it
     }
     // The same operation, whose await gives the number and throws nothing. For errors that are
@@ -415,6 +414,11 @@ private:
             std::apply(write, std::apply(all, arguments));
         });
         in = &r;
+    }
+    [[gnu::noinline]] void reclaim() {
+        this->owner = nullptr;  // which is ending
+        if (in->cancel(this))
+            while (in) in->wait();
     }
     // A signal can keep the kernel from starting a worker, which it tells as ECANCELED. Those that
     // work on a path begin again then. With a descriptor it may be that somebody did cancel it.
