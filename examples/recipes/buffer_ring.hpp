@@ -1,0 +1,134 @@
+// recipes/buffer_ring.hpp: receiving into buffers that the kernel chooses, a few for many sockets.
+//
+//     #include <ringlet/recipes/buffer_ring.hpp>
+//     ringlet::task<> print(int socket) {
+//         ringlet::io::recv_many incoming(socket);
+//         for (;;) {
+//             auto piece = co_await incoming.next();
+//             if (piece.data().empty()) co_return;  // the end of the stream
+//             std::fwrite(piece.data().data(), 1, piece.data().size(), stdout);
+//         }
+//     }
+//     ringlet::task<> root(int socket) {
+//         ringlet::io::buffer_ring buffers(64, 4096);
+//         co_await print(socket);
+//     }
+//
+// A receive that waits occupies its buffer all the time. With 10,000 connections that mostly wait it
+// is better to give the kernel some buffers, of which it takes one when bytes have come. A single
+// request then goes on receiving, as in multishot.hpp. Who holds a piece holds its buffer: when all
+// are held the kernel receives no more, and in the end the senders wait. That is the back-pressure.
+//
+// A buffer's life:
+//
+//     (1) provide          (2) bytes have come            (3) next
+//     the kernel's ------> in the line of a recv_many ------> a task's piece
+//          ^                         |                            |
+//          +----------- (5) ---------+------------ (4) -----------+
+//
+//     (2) When no buffer is left the request ends with ENOBUFS, and next() makes another after (4)
+//     (4) the piece is destroyed    (5) so is the recv_many, the kernel having let go of its request
+//
+// Buffers are provided by requests (PROVIDE_BUFFERS, Linux 5.7), which go with the next look. The
+// kernel's newer way, a ring of buffers that it shares with the program, saves these. But it has to be
+// registered with the descriptor of the io_uring, which the reactor keeps to itself, and its memory
+// counts as locked. A receive that goes on needs Linux 6.0; before that next() throws EINVAL.
+#pragma once
+
+#include <ringlet/recipes/multishot.hpp>
+
+namespace ringlet::io {
+
+// The buffers, for all receivers of a thread: one at a time. Made in a running executor; must outlive
+// all recv_many and their pieces, and end before the executor does: a variable of the root, say.
+class buffer_ring final : reactor::completion {
+public:
+    // What has been received. Its buffer goes back to the kernel when it is destroyed.
+    struct piece {
+        // Empty: the stream has ended.
+        std::span<std::byte> data() const { return {buffer.get(), buffer ? unsigned(res) : 0u}; }
+        piece(int n, unsigned f) : res(n), flags(f) {
+            const unsigned number = flags >> IORING_CQE_BUFFER_SHIFT;
+            if (flags & IORING_CQE_F_BUFFER)
+                buffer.reset(&here->memory[number * unsigned(here->size)]), --here->left;
+            // A request that has ended needs no buffer any more: perhaps another one does.
+            if (!(flags & IORING_CQE_F_MORE) && here->left) here->freed.try_send(nothing());
+        }
+
+    private:
+        friend class recv_many;
+        struct give_back {
+            void operator()(std::byte* b) const { here->provide(b, 1); }
+        };
+        std::unique_ptr<std::byte, give_back> buffer;
+        int res;
+        unsigned flags;
+    };
+
+    // `count` buffers of `bytes` bytes each.
+    buffer_ring(int count, int bytes) : size(bytes), memory(std::size_t(count) * unsigned(bytes)) {
+        if (here) throw std::logic_error("ringlet: a buffer_ring exists on this thread");
+        here = this;
+        provide(memory.data(), count);
+    }
+    ~buffer_ring() {
+        request([](io_uring_sqe* s) { io_uring_prep_remove_buffers(s, 0xffff, 0); });
+        while (requests && !in.forked()) in.wait();
+        here = nullptr;
+    }
+
+private:
+    friend class recv_many;
+    void request(auto prepare) {
+        if (in.forked()) return;
+        in.make_room();
+        in.submit(*this, prepare);
+        ++requests;
+    }
+    void provide(std::byte* from, int count) {
+        request([=, this](io_uring_sqe* s) {
+            const auto number = static_cast<int>((from - memory.data()) / size);
+            io_uring_prep_provide_buffers(s, from, size, count, 0, number);
+        });
+        left += count;
+        freed.try_send(nothing());
+    }
+    void complete(int n, unsigned) noexcept override { --requests, error = std::max(error, -n); }
+
+    inline static constinit thread_local buffer_ring* here = nullptr;
+    reactor& in = reactor::here();
+    int size, requests = 0, left = 0, error = 0;  // left: buffers that the kernel has
+    std::vector<std::byte> memory;
+    channel<nothing> freed{0};  // for those who wait for a buffer
+};
+
+// Receives from a socket: pieces in the order of the stream, none lost, whoever is cancelled.
+class recv_many {
+public:
+    explicit recv_many(int socket) : fd(socket) {}
+
+    // Waits for bytes, and for a buffer to hold them. Errors are std::system_error.
+    template <class = void> task<buffer_ring::piece> next() {
+        if (!buffer_ring::here) throw std::logic_error("ringlet: recv_many without a buffer_ring");
+        for (buffer_ring& ring = *buffer_ring::here;;) {
+            while (!shots && !ring.left) co_await ring.freed.recv();
+            if (!shots) shots.emplace(std::ref(*this));
+            auto some = co_await shots->next();
+            if (!(some.flags & IORING_CQE_F_MORE)) shots.reset();
+            if (ring.error) detail::fail(ring.error, "provide_buffers");
+            if (some.res >= 0) co_return std::move(some);
+            if (some.res != -ENOBUFS)
+                detail::fail(-some.res, "recv on descriptor " + std::to_string(fd));
+        }
+    }
+    void operator()(io_uring_sqe* s) const {
+        io_uring_prep_recv_multishot(s, fd, nullptr, 0, 0);
+        s->flags |= IOSQE_BUFFER_SELECT;
+    }
+
+private:
+    int fd;
+    std::optional<multishot<buffer_ring::piece>> shots;  // none: not armed
+};
+
+}  // namespace ringlet::io
