@@ -1,0 +1,361 @@
+// reactor.hpp under faults, swept: each request of a program fails, each comes short, each is met by
+// the limit of descriptors, each connection is reset in each place. Every time the program ends in
+// the right result or in a clear error, and nothing is left.
+#include <doctest/doctest.h>
+
+#include <netinet/in.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <ringlet/timer.hpp>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "support.hpp"
+
+using ringlet::block_on;
+using ringlet::executor;
+using ringlet::reactor;
+using ringlet::spawn;
+using ringlet::task;
+using ringlet::unique_fd;
+using ringlet::yield_now;
+using support::contains;
+namespace io = ringlet::io;
+namespace fs = std::filesystem;
+
+namespace {
+
+// ---- helpers -----------------------------------------------------------------------------------
+
+auto entries_of(const fs::path& folder) {
+    return std::distance(fs::directory_iterator(folder), {});
+}
+std::string noise(std::size_t size) {
+    std::mt19937 random(static_cast<unsigned>(size));
+    std::string text(size, '\0');
+    for (char& c : text) c = static_cast<char>(random());
+    return text;
+}
+auto raw(std::string_view text) { return std::as_bytes(std::span(text)); }
+auto room(std::string& text) { return std::as_writable_bytes(std::span(text)); }
+
+// A folder for one run, and what a run may not leave behind: descriptors, jobs, requests.
+class scene {
+public:
+    scene() { REQUIRE(::mkdtemp(path_.data()) != nullptr); }
+    scene(scene&&) = delete;
+    ~scene() { fs::remove_all(path_); }
+    std::string file(const char* name) const { return path_ + "/" + name; }
+    std::string content(const char* name) const {
+        std::ifstream in(file(name), std::ios::binary);
+        return std::string(std::istreambuf_iterator<char>(in), {});
+    }
+
+private:
+    std::string path_ = (fs::temp_directory_path() / "ringlet-XXXXXX").string();
+};
+
+// How a run has ended.
+struct outcome {
+    int error = 0;
+    std::string what;
+    unsigned in_flight = 0;
+    std::ptrdiff_t left = 0;  // descriptors
+};
+template <class Program> outcome run(Program program) {
+    outcome o;
+    const auto before = entries_of("/proc/self/fd");
+    auto guarded = [&]() -> task<> {
+        try {
+            co_await program();
+        } catch (const std::system_error& e) {
+            o.error = e.code().value();
+            o.what = e.what();
+        }
+        reactor::on_submit = nullptr;
+        o.in_flight = reactor::stats().in_flight;
+    };
+    {
+        executor ex;
+        ex.run(guarded());
+        CHECK(ex.empty());
+    }
+    o.left = entries_of("/proc/self/fd") - before;
+    return o;
+}
+
+// ---- faults ------------------------------------------------------------------------------------
+
+// What becomes of the requests: the nth fails, all come short, or nothing of the kind.
+struct {
+    int nth = -1, error = 0, count = 0;
+    unsigned at_most = 0;
+} plan;
+
+void meddle(io_uring_sqe* s) {
+    if (plan.at_most && s->opcode != IORING_OP_CONNECT && s->opcode != IORING_OP_ACCEPT)
+        s->len = std::min(s->len, plan.at_most);
+    if (plan.count++ != plan.nth) return;
+    if (s->opcode == IORING_OP_CLOSE) ::close(s->fd);  // as the kernel does, whatever it says
+    *s = {};
+    s->opcode = IORING_OP_NOP;
+    s->rw_flags = 1;  // IORING_NOP_INJECT_RESULT
+    s->len = static_cast<unsigned>(-plan.error);
+}
+bool can_inject() {
+    auto inject = [](io_uring_sqe* s) {
+        s->opcode = IORING_OP_NOP;
+        s->rw_flags = 1;
+        s->len = 77;
+    };
+    const bool can = block_on(io::op(inject)) == 77;
+    if (!can) MESSAGE("this kernel injects no results");
+    return can;
+}
+
+// ---- the programs ------------------------------------------------------------------------------
+
+// Most of the operations on files, one after the other.
+task<> files(const scene& s, std::string& got) {
+    struct statx info {};
+    const std::string data = "twelve bytes";
+    iovec parts[2]{{const_cast<char*>(data.data()), 6}, {const_cast<char*>(data.data()) + 6, 6}};
+    co_await io::mkdir(s.file("d").c_str());
+    auto out = co_await io::open(s.file("d/a").c_str(), O_RDWR | O_CREAT, 0600);
+    co_await io::write_all(out, raw(data));
+    const std::size_t n = co_await io::writev(out, parts, 12);
+    if (n != 12) throw std::runtime_error("short");
+    co_await io::fsync(out);
+    co_await io::close(std::move(out));
+    co_await io::rename(s.file("d/a").c_str(), s.file("d/b").c_str());
+    co_await io::statx(s.file("d/b").c_str(), &info);
+    got.resize(info.stx_size);
+    const auto in = co_await io::open(s.file("d/b").c_str(), O_RDONLY);
+    co_await io::read_exactly(in, room(got));
+    co_await io::unlink(s.file("d/b").c_str());
+    co_await io::unlink(s.file("d").c_str(), AT_REMOVEDIR);
+}
+
+// A listening socket on 127.0.0.1, and its address.
+struct port {
+    unique_fd fd{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    sockaddr_in address{};
+    port() {
+        socklen_t length = size();
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        REQUIRE(::bind(fd, at(), length) == 0);
+        REQUIRE(::listen(fd, 16) == 0);
+        REQUIRE(::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0);
+    }
+    const sockaddr* at() const { return reinterpret_cast<const sockaddr*>(&address); }
+    static socklen_t size() { return sizeof(sockaddr_in); }
+};
+task<> send_all(int fd, std::string_view text) {
+    while (!text.empty()) text.remove_prefix(co_await io::send(fd, raw(text)));
+}
+// Until the stream ends.
+task<std::string> receive_all(int fd) {
+    std::array<std::byte, 64> buffer;
+    std::string text;
+    for (;;) {
+        const std::size_t n = co_await io::recv(fd, buffer);
+        if (n == 0) co_return text;
+        text.append(reinterpret_cast<const char*>(buffer.data()), n);
+    }
+}
+// A client and a server in one: each sends, ends its half, and receives to the end.
+task<> sockets(const port& p, std::string_view data, std::string& there, std::string& back) {
+    auto server = [&]() -> task<> {
+        const auto peer = co_await io::accept(p.fd);
+        there = co_await receive_all(peer);
+        co_await send_all(peer, there);
+    };
+    auto client = [&]() -> task<> {
+        const auto s = co_await io::socket(AF_INET, SOCK_STREAM);
+        co_await io::connect(s, p.at(), p.size());
+        co_await send_all(s, data);
+        ::shutdown(s, SHUT_WR);
+        back = co_await receive_all(s);
+    };
+    co_await ringlet::when_all(server(), client());
+}
+
+constexpr int errors[] = {EINTR, EIO, ENOMEM, EAGAIN, ENOSPC, ECANCELED, ECONNRESET, EBADF};
+
+}  // namespace
+
+// ---- each request fails ------------------------------------------------------------------------
+
+TEST_CASE("files: each request fails with each error, and the error comes out, with its name") {
+    if (!can_inject()) return;
+    for (const int error : errors) {
+        int failures = 0;
+        for (int nth = 0;; ++nth) {
+            CAPTURE(error);
+            CAPTURE(nth);
+            const scene s;
+            std::string got;
+            plan = {nth, error, 0, 0};
+            reactor::on_submit = meddle;
+            const outcome o = run([&] { return files(s, got); });
+            CHECK(o.left == 0);
+            CHECK(o.in_flight == 0);
+            if (plan.count <= nth) {  // the program has no such request
+                CHECK(o.error == 0);
+                CHECK(got == "twelve bytestwelve bytes");
+                break;
+            }
+            // Where a worker could not be started the request is made again.
+            if (o.error == 0) CHECK(error == ECANCELED);
+            else CHECK(o.error == error);
+            const bool named = contains(o.what, s.file("d")) || contains(o.what, " on descriptor ")
+                || contains(o.what, "close: ");
+            if (o.error) CHECK(named);
+            failures += o.error != 0;
+        }
+        CHECK(failures >= (error == ECANCELED ? 4 : 12));
+    }
+}
+
+TEST_CASE(
+    "sockets: each request fails with each error; the other side is cancelled, nothing stays") {
+    if (!can_inject()) return;
+    for (const int error : errors) {
+        int failures = 0;
+        for (int nth = 0;; ++nth) {
+            CAPTURE(error);
+            CAPTURE(nth);
+            const port p;
+            std::string there, back;
+            plan = {nth, error, 0, 0};
+            reactor::on_submit = meddle;
+            const outcome o = run([&] { return sockets(p, "some bytes", there, back); });
+            CHECK(o.left == 0);
+            CHECK(o.in_flight == 0);
+            if (plan.count <= nth) {
+                CHECK(o.error == 0);
+                CHECK(back == "some bytes");
+                break;
+            }
+            CHECK(o.error == error);
+            ++failures;
+        }
+        CHECK(failures >= 8);
+    }
+}
+
+// ---- each comes short --------------------------------------------------------------------------
+
+TEST_CASE("sockets: at most k bytes at once, for each k up to the length of the message") {
+    const std::string data = noise(40);
+    for (unsigned k = 1; k <= 41; ++k) {
+        CAPTURE(k);
+        const port p;
+        std::string there, back;
+        plan = {-1, 0, 0, k};
+        reactor::on_submit = meddle;
+        const outcome o = run([&] { return sockets(p, data, there, back); });
+        CHECK(o.error == 0);
+        CHECK(o.left == 0);
+        CHECK(there == data);
+        CHECK(back == data);
+        CHECK(plan.count >= 2 * static_cast<int>((40 + k - 1) / k));
+    }
+}
+
+// ---- the limit of descriptors ------------------------------------------------------------------
+
+namespace {
+
+class at_most_descriptors {
+public:
+    explicit at_most_descriptors(rlim_t highest) {
+        REQUIRE(::getrlimit(RLIMIT_NOFILE, &before_) == 0);
+        const rlimit l{highest, before_.rlim_max};
+        REQUIRE(::setrlimit(RLIMIT_NOFILE, &l) == 0);
+    }
+    at_most_descriptors(at_most_descriptors&&) = delete;
+    ~at_most_descriptors() { ::setrlimit(RLIMIT_NOFILE, &before_); }
+
+private:
+    rlimit before_;
+};
+
+}  // namespace
+
+TEST_CASE("the limit of descriptors in each place: EMFILE, or there were enough") {
+    const scene s;
+    bool enough = false;
+    int refused = 0;
+    for (rlim_t more = 0; !enough; ++more) {
+        CAPTURE(more);
+        REQUIRE(more < 20);
+        const port p;
+        const unique_fd highest(::dup(p.fd));
+        std::string got, there, back;
+        auto program = [&]() -> task<> {
+            reactor::here();
+            const at_most_descriptors limit(
+                static_cast<rlim_t>(highest.get()) + 2 + more);  // and the ring
+            co_await files(s, got);
+            co_await sockets(p, "some bytes", there, back);
+        };
+        const outcome o = run(program);
+        fs::remove_all(s.file("d"));
+        CHECK(o.left == 0);
+        CHECK(o.in_flight == 0);
+        enough = o.error == 0;
+        if (enough) CHECK(back == "some bytes");
+        else CHECK(o.error == EMFILE);
+        refused += !enough;
+    }
+    CHECK(refused == 2);  // the file; both sockets
+}
+
+// ---- resets ------------------------------------------------------------------------------------
+
+TEST_CASE("the peer resets the connection after each number of bytes, received or not") {
+    const std::string data = noise(12);
+    for (std::size_t sent = 0; sent <= data.size(); ++sent) {
+        for (std::size_t taken = 0; taken <= sent; ++taken) {
+            CAPTURE(sent);
+            CAPTURE(taken);
+            std::string got;
+            const outcome o = run([&]() -> task<> {
+                const port p;
+                unique_fd peer = co_await io::socket(AF_INET, SOCK_STREAM);
+                co_await io::connect(peer, p.at(), p.size());
+                const auto mine = co_await io::accept(p.fd);
+                co_await send_all(peer, std::string_view(data).substr(0, sent));
+                got.resize(taken);
+                if (taken) co_await io::recv(mine, room(got), MSG_WAITALL);
+                const linger at_once{1, 0};
+                ::setsockopt(peer, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+                co_await io::close(std::move(peer));
+                got += co_await receive_all(mine);
+            });
+            CHECK(o.error == ECONNRESET);
+            CHECK(contains(o.what, "recv on descriptor "));
+            CHECK(o.left == 0);
+            CHECK(got == data.substr(0, got.size()));
+            CHECK(got.size() >= taken);
+        }
+    }
+}
