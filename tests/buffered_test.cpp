@@ -166,7 +166,7 @@ TEST_CASE("a reader that is cancelled at any moment loses no byte") {
         for (const bool with_executor : {false, true}) {
             CAPTURE(moment);
             stream s;
-            buffered_reader from(s.out, 14);
+            buffered_reader from(s.out, 15);
             support::history before, after;
             auto ex = std::make_unique<executor>();
             auto handle = ex->spawn(read_lines(from, before));
