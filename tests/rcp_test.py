@@ -1,0 +1,353 @@
+#!/usr/bin/env python3
+"""Copies trees with examples/rcp, and lets diff -r, and modes, times and blocks, judge; `cp -r --preserve` is the model.
+
+usage: rcp_test.py BUILD_EXAMPLES_DIR
+
+Prints `ok NAME`, `skip NAME` or `FAIL NAME` with the reason; the last line is `N passed, N failed`, and the exit status is
+1 if one failed.
+"""
+
+import os
+import pty
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+BUILD = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else sys.exit(__doc__)
+RCP = os.path.join(BUILD, "rcp")
+DEADLINE = 60
+C_LOCALE = dict(os.environ, LC_ALL="C")
+
+
+class Failure(Exception):
+    pass
+
+
+class Skip(Exception):
+    pass
+
+
+def check(condition, text):
+    if not condition:
+        raise Failure(text)
+
+
+def equal(got, wanted, what):
+    check(got == wanted, "%s: got %.400r, wanted %.400r" % (what, got, wanted))
+
+
+def until(condition, what):
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        check(time.monotonic() < end, "not within %d s: %s" % (DEADLINE, what))
+        time.sleep(0.001)
+
+
+def rcp(*args, **options):
+    done = subprocess.run([RCP, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=DEADLINE,
+                          env=C_LOCALE, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+def works(*args):
+    equal(rcp(*args), (0, b"", b""), "rcp %r" % (args,))
+
+
+def put(name, data=b"", mode=None):
+    with open(name, "wb") as f:
+        f.write(data)
+    if mode is not None:
+        os.chmod(name, mode)
+
+
+def facts(root):
+    """Everything in a tree: kind, mode, times to the nanosecond, size or target."""
+    found = {}
+    for place, directories, files in os.walk(os.fsencode(root)):
+        for name in [b"."] + directories + files:
+            path = os.path.join(place, name)
+            s = os.lstat(path)
+            link = os.readlink(path) if stat.S_ISLNK(s.st_mode) else None
+            found[os.path.relpath(path, os.fsencode(root))] = (stat.S_IFMT(s.st_mode), stat.S_IMODE(s.st_mode), s.st_mtime_ns, link,
+                                                               None if stat.S_ISDIR(s.st_mode) else s.st_size)
+    return found
+
+
+def same(a, b):
+    wanted, got = facts(a), facts(b)
+    for name in set(wanted) | set(got):
+        equal(got.get(name), wanted.get(name), "kind, mode, time, target and size of %r" % name)
+    done = subprocess.run(["diff", "-r", "--no-dereference", a, b], stdout=subprocess.PIPE)
+    equal((done.returncode, done.stdout[:500]), (0, b""), "diff -r")
+    check(not leftovers(b), "left: %r" % leftovers(b))
+
+
+def leftovers(root):
+    return [name for _, _, files in os.walk(root) for name in files if name.startswith(".rcp-")]
+
+
+# ---- what is copied -----------------------------------------------------------------------------------------------------
+
+
+def make_tree(root, rng, files=200):
+    os.mkdir(root)
+    places = [root]
+    for i in range(files):
+        if i % 10 == 0:
+            places.append(os.path.join(rng.choice(places[-5:]), "dir %d" % i))
+            os.mkdir(places[-1])
+        size = rng.choice([0, 1, 10, 1000, 4096, 4097, 65536, 262143, 262144, 262145])
+        put(os.path.join(rng.choice(places), "file%d" % i), rng.randbytes(size), rng.choice([0o644, 0o600, 0o755, 0o444, 0o400, 0o4755]))
+    for i, target in enumerate(("file", "/nowhere", "..", "dir 0", "x" * 200)):
+        os.symlink(target, os.path.join(root, "link%d" % i))
+        os.utime(os.path.join(root, "link%d" % i), ns=(10 ** 18, 10 ** 18 + i), follow_symlinks=False)
+    put(os.fsencode(root) + b"/not UTF-8: \xff\xfe\x80", b"x")
+    os.mkdir(os.fsencode(root) + b"/\xe9t\xe9")
+    put(os.fsencode(root) + b"/\xe9t\xe9/a\nb\tc", b"y")
+    put(os.path.join(root, "n" * 255), b"the longest name")
+    for place, _, names in os.walk(os.fsencode(root), topdown=False):
+        for name in names:
+            path = os.path.join(place, name)
+            if not os.path.islink(path):
+                os.utime(path, ns=(rng.randrange(10 ** 18), rng.randrange(10 ** 18)))
+        os.chmod(place, rng.choice([0o755, 0o700, 0o555, 0o711]))
+        os.utime(place, ns=(rng.randrange(10 ** 18), rng.randrange(10 ** 18)))
+
+
+def test_tree():
+    make_tree("tree", random.Random(1))
+    for jobs in ("1", "3", "16", "100"):
+        works("-j", jobs, "tree", "copy" + jobs)
+        same("tree", "copy" + jobs)
+    os.mkdir("into")
+    works("tree/", "into")
+    same("tree", "into/tree")
+    subprocess.run(["cp", "-r", "--preserve=mode,timestamps", "tree", "model"], check=True)
+    same("model", "copy16")
+
+
+def test_again_over_itself():
+    """What is there already is replaced, what is not in the source stays."""
+    make_tree("old", random.Random(2), 50)
+    works("old", "target")
+    put("target/other", b"stays")
+    for name, _, _ in os.walk("target"):
+        os.chmod(name, 0o755)
+    with open("target/link0.new", "wb"):
+        pass
+    os.unlink("target/link0.new")
+    works("old/.", "target")
+    os.unlink("target/other")
+    os.utime("target", ns=(os.stat("old").st_atime_ns, os.stat("old").st_mtime_ns))
+    same("old", "target")
+
+
+def test_2000_small_files():
+    os.mkdir("many")
+    for i in range(2000):
+        if i % 100 == 0:
+            os.mkdir("many/%d" % (i // 100))
+        put("many/%d/%d" % (i // 100, i), b"content %d\n" % i)
+    works("many", "many2")
+    same("many", "many2")
+
+
+def test_single_files():
+    put("one", b"1" * 1000000, 0o640)
+    works("one", "two")
+    works("one", "./three")
+    os.mkdir("dir")
+    works("one", "two", "dir")
+    for name in ("two", "three", "dir/one", "dir/two"):
+        with open(name, "rb") as f:
+            check(f.read() == b"1" * 1000000, name)
+        equal(stat.S_IMODE(os.stat(name).st_mode), 0o640, "mode of " + name)
+        equal(os.stat(name).st_mtime_ns, os.stat("one").st_mtime_ns, "time of " + name)
+    os.symlink("one", "symlink")
+    works("symlink", "symlink2")
+    equal(os.readlink("symlink2"), "one", "a link stays a link")
+
+
+def test_holes():
+    size = 64 << 20
+    layouts = {"all": [], "begin": [0], "middle": [size // 2 + 4096], "end": [size - 4096], "several": [0, 1 << 20, 5 << 20, size - 8192]}
+    os.mkdir("sparse")
+    for name, places in layouts.items():
+        with open("sparse/" + name, "wb") as f:
+            for place in places:
+                f.seek(place)
+                f.write(os.urandom(4096))
+            f.truncate(size)
+    works("sparse", "sparse2")
+    same("sparse", "sparse2")
+    for name in layouts:
+        old, new = os.stat("sparse/" + name).st_blocks, os.stat("sparse2/" + name).st_blocks
+        check(new <= old + 64, "%s: %d blocks have become %d" % (name, old, new))
+
+
+def test_files_that_do_not_know_their_size():
+    works("/proc/version", "version")
+    with open("/proc/version", "rb") as a, open("version", "rb") as b:
+        equal(b.read(), a.read(), "/proc/version")
+
+
+def test_deep():
+    path = "deep"
+    for _ in range(300):
+        os.makedirs(path)
+        path += "/d"
+    put(path, b"at the bottom")
+    works("deep", "deep2")
+    same("deep", "deep2")
+
+
+# ---- what is not ----------------------------------------------------------------------------------------------------------
+
+
+def nobody():
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+
+
+def test_unreadable():
+    if os.getuid() != 0:
+        raise Skip("not root: cannot become nobody")
+    os.chmod(".", 0o755)
+    os.mkdir("mixed")
+    for name in ("a", "b", "c"):
+        put("mixed/" + name, name.encode(), 0o644)
+    put("mixed/secret", b"s", 0)
+    os.mkdir("mixed/closed")
+    put("mixed/closed/inside", b"i")
+    os.chmod("mixed/closed", 0)
+    os.mkfifo("mixed/fifo")
+    os.mkdir("open")
+    os.chmod("open", 0o777)
+    code, out, err = rcp("mixed", "no such file", "open", preexec_fn=nobody)
+    equal((code, out), (1, b""), "exit status and stdout")
+    lines = sorted(err.decode().splitlines())
+    equal(len(lines), 4, "lines on stderr %r" % lines)
+    for line, name, why in zip(lines, ("mixed/closed", "mixed/fifo", "mixed/secret", "no such file"),
+                               ("Permission denied", "neither", "Permission denied", "No such file")):
+        check(line.startswith("rcp: %s: " % name) and why in line, "stderr %r" % line)
+    equal(sorted(os.listdir("open/mixed")), ["a", "b", "c"], "what has been copied")
+    os.mkdir("shut")
+    code, out, err = rcp("mixed/a", "shut", preexec_fn=nobody)
+    check(code == 1 and b"mixed/a" in err and b"Permission denied" in err, "into a directory that is not ours: %r" % err)
+    equal(os.listdir("shut"), [], "what is there")
+
+
+def test_wrong_targets():
+    put("f1", b"1")
+    os.mkdir("d1")
+    put("d1/x", b"x")
+    code, out, err = rcp("f1", "d1", "f1")
+    check((code, out) == (1, b"") and b"f1: not a directory" in err, "several into a file: %r" % err)
+    code, out, err = rcp("d1", "d1/sub")
+    check(code == 1 and b"into itself" in err and os.listdir("d1") == ["x"], "into itself: %r" % err)
+    code, out, err = rcp("f1", "f1")
+    check(code == 1 and b"f1: " in err, "onto itself: %r" % err)
+    code, out, err = rcp("d1", "f1")
+    check(code == 1 and b"d1: " in err and open("f1", "rb").read() == b"1", "a directory over a file: %r" % err)
+    code, out, err = rcp("f1", "nowhere/x")
+    check(code == 1 and b"No such file" in err, "into no directory: %r" % err)
+
+
+def test_full_disk():
+    """A file size limit stands for it: named on stderr, and nothing half is left."""
+    import resource
+    put("large", bytes(1 << 20))
+    put("small", b"s")
+    os.mkdir("limited")
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+    code, out, err = rcp("large", "small", "limited", preexec_fn=limit)
+    check(code == 1 and err.startswith(b"rcp: large: ") and b"File too large" in err and err.count(b"\n") == 1, "stderr %r" % err)
+    equal(os.listdir("limited"), ["small"], "what is there")
+
+
+# ---- signals, and the terminal -----------------------------------------------------------------------------------------
+
+
+def test_stopped_by_signals():
+    """At whatever moment: it ends by the signal, quickly; what is there is whole, and no temporary file."""
+    rng = random.Random(3)
+    os.mkdir("work")
+    for i in range(40):
+        put("work/%d" % i, rng.randbytes(3 << 20))
+    stopped = 0
+    for turn in range(12):
+        number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[turn % 3]
+        shutil.rmtree("stopped", ignore_errors=True)
+        p = subprocess.Popen([RCP, "-j", "4", "work", "stopped"], stderr=subprocess.PIPE)
+        until(lambda: p.poll() is not None or (os.path.isdir("stopped") and len(os.listdir("stopped")) >= turn), "it copies")
+        p.send_signal(number)
+        begin = time.monotonic()
+        _, err = p.communicate(timeout=DEADLINE)
+        check(time.monotonic() - begin < 2, "it took %.2f s to end" % (time.monotonic() - begin))
+        check(p.returncode in (0, -number), "exit status %d" % p.returncode)
+        equal(err, b"", "stderr")
+        stopped += p.returncode == -number
+        check(not leftovers("stopped"), "left: %r" % leftovers("stopped"))
+        for name in os.listdir("stopped") if os.path.isdir("stopped") else []:
+            with open("stopped/" + name, "rb") as a, open("work/" + name, "rb") as b:
+                check(a.read() == b.read(), "half of a file: " + name)
+    check(stopped >= 6, "only %d of 12 were stopped" % stopped)
+
+
+def test_terminal():
+    """A terminal is shown how far it is; a pipe is not, nor stdout."""
+    put("shown", bytes(30 << 20))
+    main, other = pty.openpty()
+    done = subprocess.run([RCP, "shown", "shown2"], stderr=other, stdout=subprocess.PIPE, timeout=DEADLINE)
+    os.close(other)
+    text = os.read(main, 100000)
+    os.close(main)
+    equal((done.returncode, done.stdout), (0, b""), "exit status and stdout")
+    check(b"\r[####################] 30 of 30 MB, 1 of 1 files, " in text and b"0:00 left" in text and text.endswith(b"\n"), "%r" % text)
+
+
+def test_usage():
+    for args in ((), ("one",), ("-j",), ("-j", "0", "a", "b"), ("-j", "x", "a", "b"), ("-j", "3x", "a", "b"), ("-x", "a", "b"), ("--nonsense", "a", "b")):
+        code, out, err = rcp(*args)
+        check((code, out) == (2, b"") and err.startswith(b"usage: rcp") and err.count(b"\n") == 1, "%r: %r" % (args, (code, out, err)))
+    code, out, err = rcp("--help")
+    check(code == 0 and out.startswith(b"usage: rcp") and not err, "--help: %r" % ((code, out, err),))
+
+
+def main():
+    for number in (signal.SIGINT, signal.SIGHUP):  # which whoever started this may have ignored
+        signal.signal(number, lambda *_: sys.exit(1))
+    passed = failed = 0
+    with tempfile.TemporaryDirectory() as place:
+        for name, case in [(n[5:], f) for n, f in globals().items() if n.startswith("test_")]:
+            begin = time.monotonic()
+            os.mkdir(os.path.join(place, name))
+            os.chdir(os.path.join(place, name))
+            os.chmod(place, 0o755)
+            try:
+                case()
+                passed += 1
+                print("ok %s (%.2f s)" % (name, time.monotonic() - begin), flush=True)
+            except Skip as reason:
+                print("skip %s: %s" % (name, reason), flush=True)
+            except Exception as error:
+                failed += 1
+                print("FAIL %s: %s" % (name, error if isinstance(error, Failure) else traceback.format_exc()), flush=True)
+        os.chdir("/")
+        subprocess.run(["chmod", "-R", "u+rwx", place])
+    print("%d passed, %d failed" % (passed, failed))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
