@@ -1,0 +1,94 @@
+// recipes/http1_file.hpp: what a GET asks of a file. The rules of RFC 9110, without any I/O.
+//
+//     #include <ringlet/recipes/http1_file.hpp>
+//     struct stat s = ...;  // of the file that path_of(request.target) names
+//     ringlet::http1::answer a = ringlet::http1::select(request, s, path);
+//     send_head(a.status, a.fields, a.end - a.begin);
+//     send_bytes(file, a.begin, a.end);
+#pragma once
+
+#include "http1_head.hpp"
+#include "http1_path.hpp"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <ctime>
+#include <system_error>
+
+namespace ringlet::http1 {
+
+struct answer {
+    int status = 200;
+    std::string fields;
+    std::int64_t begin = 0, end = 0;  // of the part of the file that is sent
+};
+
+inline constexpr const char* date_format = "%a, %d %b %Y %H:%M:%S GMT";
+inline std::string date(std::time_t t) {
+    char text[64];
+    std::tm parts;
+    return {text, std::strftime(text, sizeof text, date_format, gmtime_r(&t, &parts))};
+}
+
+// Is the tag in a list of tags?
+inline bool lists(std::string_view tags, std::string_view tag) {
+    bool found = false;
+    while (!found && !tags.empty()) {
+        const auto one = trimmed(cut(tags, ','));
+        found = one == "*" || one.substr(one.starts_with("W/") ? 2 : 0) == tag;
+    }
+    return found;
+}
+// One range of bytes: first-last, first- or -n. Anything else counts as not there.
+inline void take_range(std::string_view range, answer& a) {
+    const std::int64_t size = a.end;
+    if (!same(cut(range, '='), "bytes") || range.size() < 2 || range.find(',') != range.npos)
+        return;
+    const auto first = cut(range, '-');
+    const auto n = range.empty() ? size : number(range, 18);
+    const auto begin = first.empty() ? size - std::min(n, size) : number(first, 18);
+    if (first.empty() ? size == 0 : !range.empty() && n < begin) return;
+    a.status = begin < size ? 206 : 416;
+    a.begin = std::min(begin, size), a.end = first.empty() ? size : std::min(n + 1, size);
+    const auto part = std::to_string(begin) + "-" + std::to_string(a.end - 1);
+    a.fields += "Content-Range: bytes " + (begin < size ? part : "*") + "/" + std::to_string(size)
+        + "\r\n";
+}
+// The status for a file that cannot be opened.
+inline int status_of(const std::error_code& e) {
+    const int n = e.value();
+    const bool shortage = n == EMFILE || n == ENFILE || n == ENOMEM || n == EAGAIN;
+    return n == EACCES ? 403 : shortage ? 503 : 404;
+}
+// What is asked of a file: all of it, a part, or nothing if the client has it already.
+inline answer select(const head& request, const struct stat& s, std::string_view path) {
+    answer a;
+    const std::string tag = '"' + std::to_string(s.st_mtim.tv_sec) + '-'
+        + std::to_string(s.st_mtim.tv_nsec) + '-' + std::to_string(s.st_size) + '"';
+    const auto *tags = request.find("if-none-match"), *since = request.find("if-modified-since");
+    const auto *range = request.find("range"), *if_range = request.find("if-range");
+    const std::string modified = date(s.st_mtime);
+    std::tm t{};
+    const bool old = since && ::strptime(since->c_str(), date_format, &t)
+        && s.st_mtime <= ::timegm(&t);
+    a.fields = std::string("Content-Type: ") + type_of(path) + "\r\nLast-Modified: " + modified
+        + "\r\nETag: " + tag + "\r\nAccept-Ranges: bytes\r\n";
+    a.end = s.st_size;
+    if (tags ? lists(*tags, tag) : old) a.status = 304, a.end = 0;
+    else if (range && (!if_range || *if_range == tag || *if_range == modified)) try {
+            take_range(*range, a);
+        } catch (const error&) {}  // of a number: no range either
+    return a;
+}
+
+// The head of an answer with a body of that length. There is no reason phrase: nothing may depend on
+// one.
+inline std::string head_of(const answer& a, std::int64_t length, bool keep_alive) {
+    return "HTTP/1.1 " + std::to_string(a.status) + " \r\nDate: " + date(std::time(nullptr))
+        + "\r\nConnection: " + (keep_alive ? "keep-alive" : "close") + "\r\n" + a.fields
+        + (a.status == 405 ? "Allow: GET, HEAD\r\n" : "")
+        + (a.status == 304 ? "" : "Content-Length: " + std::to_string(length) + "\r\n") + "\r\n";
+}
+
+}  // namespace ringlet::http1
