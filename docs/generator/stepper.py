@@ -1,0 +1,2 @@
+def page(site, page):
+    return ""
