@@ -78,18 +78,19 @@ void operator delete(void* p, std::size_t) noexcept { operator delete(p); }
 namespace {
 
 // Where the pool of frames takes its blocks from.
-struct counting_upstream {
+struct counting_upstream final : std::pmr::memory_resource {
     long bytes = 0;
-    void* allocate(std::size_t n, std::size_t) {
+    void* do_allocate(std::size_t n, std::size_t) override {
         void* const p = std::malloc(n);
         if (!p) throw std::bad_alloc();
         bytes += static_cast<long>(n);
         return p;
     }
-    void deallocate(void* p, std::size_t n, std::size_t) {
+    void do_deallocate(void* p, std::size_t n, std::size_t) override {
         bytes -= static_cast<long>(n);
         std::free(p);
     }
+    bool do_is_equal(const memory_resource& o) const noexcept override { return this == &o; }
 };
 
 // ---- what is counted ---------------------------------------------------------------------------
