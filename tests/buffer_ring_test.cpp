@@ -505,6 +505,7 @@ TEST_CASE(
             if (!text) text = co_await next_text(*incoming);
             CHECK(*text == "ab");
         }
+        co_await turns(5);  // the last buffer is the kernel's again
         s.put("abcdefghijklmnop");
         co_await turns(200);  // both buffers are in its line now
         CHECK(s.waiting() == 0);
