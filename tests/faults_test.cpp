@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -327,6 +328,39 @@ TEST_CASE("the limit of descriptors in each place: EMFILE, or there were enough"
         refused += !enough;
     }
     CHECK(refused == 2);  // the file; both sockets
+}
+
+// ---- the end -----------------------------------------------------------------------------------
+
+TEST_CASE("what is spawned while an executor ends, and throws, ends with it") {
+    int thrown = 0, ended = 0;
+    auto throws = [&]() -> task<> {
+        const support::guard g(ended);
+        co_await io::nop();
+        ++thrown;
+        throw support::oops("nobody is left to take it");
+    };
+    auto throws_at_once = [&]() -> task<> {
+        const support::guard g(ended);
+        ++thrown;
+        throw support::oops("nor this");
+        co_return;
+    };
+    auto spawns = [&]() -> task<> {
+        const support::guard g(ended);
+        const support::at_end last([&] {
+            spawn(throws_at_once()).detach();
+            spawn(ringlet::shield(throws())).detach();
+        });
+        co_await ringlet::sleep_for(std::chrono::hours(1));
+    };
+    auto root = [&]() -> task<> {
+        for (int i = 0; i < 3; ++i) spawn(spawns()).detach();
+        co_await yield_now();
+    };
+    block_on(root());
+    CHECK(thrown == 6);
+    CHECK(ended == 9);
 }
 
 // ---- resets ------------------------------------------------------------------------------------
