@@ -334,33 +334,36 @@ TEST_CASE("the limit of descriptors in each place: EMFILE, or there were enough"
 
 TEST_CASE("what is spawned while an executor ends, and throws, ends with it") {
     int thrown = 0, ended = 0;
-    auto throws = [&]() -> task<> {
+    auto throws = [&](bool at_once) -> task<> {
         const support::guard g(ended);
-        co_await io::nop();
+        if (!at_once) co_await io::nop();
         ++thrown;
         throw support::oops("nobody is left to take it");
     };
-    auto throws_at_once = [&]() -> task<> {
+    auto spawns = [&](bool at_once) -> task<> {
         const support::guard g(ended);
-        ++thrown;
-        throw support::oops("nor this");
-        co_return;
+        const support::at_end last([&] { spawn(ringlet::shield(throws(at_once))).detach(); });
+        co_await ringlet::sleep_for(std::chrono::hours(1));
     };
-    auto spawns = [&]() -> task<> {
+    auto bare = [&]() -> task<> {
         const support::guard g(ended);
-        const support::at_end last([&] {
-            spawn(throws_at_once()).detach();
-            spawn(ringlet::shield(throws())).detach();
-        });
+        const support::at_end last([&] { spawn(throws(true)).detach(); });
         co_await ringlet::sleep_for(std::chrono::hours(1));
     };
     auto root = [&]() -> task<> {
-        for (int i = 0; i < 3; ++i) spawn(spawns()).detach();
+        for (int i = 0; i < 4; ++i) spawn(spawns(i % 2)).detach();
         co_await yield_now();
     };
     block_on(root());
-    CHECK(thrown == 6);
-    CHECK(ended == 9);
+    CHECK(thrown == 4);
+    CHECK(ended == 8);
+    auto other = [&]() -> task<> {
+        spawn(bare()).detach();  // its exception leaves the run in which it is thrown
+        co_await yield_now();
+    };
+    block_on(other());
+    CHECK(thrown == 5);
+    CHECK(ended == 10);
 }
 
 // ---- resets ------------------------------------------------------------------------------------
