@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <random>
 #include <ringlet/timer.hpp>
 #include <span>
@@ -364,6 +365,28 @@ TEST_CASE("what is spawned while an executor ends, and throws, ends with it") {
     block_on(other());
     CHECK(thrown == 5);
     CHECK(ended == 10);
+}
+
+TEST_CASE("an executor whose parker fails ends all the same, a shielded wait included") {
+    struct broken final : ringlet::parker {
+        bool park(std::int64_t) override { throw support::oops("no parking"); }
+    };
+    int ended = 0;
+    support::gate never;
+    auto waits = [&]() -> task<> {
+        const support::guard g(ended);
+        co_await never.wait();
+    };
+    auto shielded = [&]() -> task<> { co_await ringlet::shield(waits()); };
+    {
+        executor ex;
+        ex.io = std::make_unique<broken>();
+        ex.spawn(shielded()).detach();
+        CHECK(ex.try_tick());
+        CHECK_THROWS_AS(support::drain(ex), support::oops);
+        CHECK(ended == 0);
+    }
+    CHECK(ended == 1);
 }
 
 // ---- resets ------------------------------------------------------------------------------------
