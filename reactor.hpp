@@ -340,13 +340,14 @@ inline auto kept(const char* path) { return copied<char>(path, path + std::strle
 inline auto kept(std::span<const iovec> v) { return copied<iovec>(v.begin(), v.end()); }
 
 // What the kernel is told of each: of an array the place and the size, of bytes no more of them
-// than it takes at once, and of a unique_fd, which it is to close, the number.
+// than it takes at once, and of a unique_fd, which it is to close, the number. That stays the owner
+// until the kernel has closed it: a close that waits for a worker can be cancelled.
 inline unsigned size_of(std::size_t n) { return static_cast<unsigned>(std::min(n, 0x7ffff000ul)); }
 auto given(auto& argument) { return std::tuple(argument); }
 inline auto given(copied<char>& path) { return std::tuple(path.data()); }
 inline auto given(copied<iovec>& v) { return std::tuple(v.data(), size_of(v.size())); }
 template <class B> auto given(std::span<B>& s) { return std::tuple(s.data(), size_of(s.size())); }
-inline auto given(unique_fd& fd) { return std::tuple(fd.release()); }
+inline auto given(unique_fd& fd) { return std::tuple(fd.get()); }
 
 // What a request works on, for its error: the first argument that is a path or a descriptor.
 inline void append_subject(std::string&, const auto&...) {}
@@ -437,6 +438,8 @@ private:
         // -512 is ERESTARTSYS, which the kernel should have kept to itself; a notification says
         // only that the buffer is free.
         if (!(flags & IORING_CQE_F_NOTIF)) res = n == -512 ? -EINTR : n;
+        if constexpr ((std::is_same_v<A, unique_fd> || ...))
+            if (n != -ECANCELED) std::get<unique_fd>(arguments).release();
         if (flags & IORING_CQE_F_MORE) return;
         in = nullptr;
         if (this->owner) res >= 0 ? this->owner->fulfil() : this->owner->let_go();

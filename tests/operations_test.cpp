@@ -1689,6 +1689,40 @@ TEST_CASE("half a connection: the end of one direction leaves the other as it is
     block_on(root());
 }
 
+namespace {
+
+int pends = -1;  // a descriptor that never becomes readable
+
+}  // namespace
+
+TEST_CASE("a close that is cancelled before the kernel has come to it: closed once, by its owner") {
+    for (const bool late : {false, true}) {
+        tube never, file;
+        const int number = file.out;
+        pends = never.out;
+        auto closes = [](unique_fd fd) -> task<> { co_await io::close(std::move(fd)); };
+        auto root = [&]() -> task<> {
+            if (late)
+                reactor::on_submit = [](io_uring_sqe* s) {
+                    if (s->opcode == IORING_OP_CLOSE) io_uring_prep_poll_add(s, pends, POLLIN);
+                };
+            auto h = spawn(closes(std::move(file.out)));
+            co_await turns(3);
+            reactor::on_submit = nullptr;
+            CHECK(h.done() == !late);
+            CHECK((::fcntl(number, F_GETFD) >= 0) == late);
+            const bool result = co_await std::move(h).cancel();
+            CHECK(result == !late);
+        };
+        block_on(root());
+        CHECK(::fcntl(number, F_GETFD) == -1);
+        // The number may be somebody else's by now, and then it stays open.
+        const unique_fd other(::fcntl(never.out, F_DUPFD_CLOEXEC, number));
+        CHECK(other == number);
+        CHECK(::fcntl(number, F_GETFD) >= 0);
+    }
+}
+
 TEST_CASE("SIGPIPE: not from send and sendmsg; from a write to a pipe") {
     auto child = [](const std::function<void()>& f) {
         return exit_code(forked([&] {
