@@ -1,18 +1,28 @@
-"""The figures of bench/results/results.json, for the pages: {{cpu_ns yield ringlet g++}} and the like."""
+"""Figures for the pages, read when they are built.
+
+{{cpu_ns yield ringlet g++}}   of bench/results/results.json; also ratio, wall_ns, allocations, enters
+{{date}} {{machine}} {{kernel}} {{version asio}}   of the same file
+{{gate yield g++}}   the instructions that bench/gate allows, of bench/goals.json
+"""
 import json
 import os
 import re
 
 
+def read(path):
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
 class Figures:  # pylint: disable=too-few-public-methods
     """A figure that the file does not have is "not measured"."""
 
-    def __init__(self, path):
-        self.results, self.about = [], {}
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                self.about = json.load(file)
-            self.results = self.about.pop("results")
+    def __init__(self, folder):
+        self.about = read(os.path.join(folder, "results", "results.json"))
+        self.results = self.about.pop("results", [])
+        self.goals = read(os.path.join(folder, "goals.json"))
 
     def find(self, what, work, program, compiler):
         for r in self.results:
@@ -25,7 +35,11 @@ class Figures:  # pylint: disable=too-few-public-methods
             return str(self.about[words[0]])
         if words[0] == "version":
             return self.about.get("versions", {}).get(words[1], "not measured")
-        value = self.find(*words)
+        if words[0] == "gate":
+            limit = self.goals.get(words[1], {}).get(" ".join(words[2:]), {})
+            value = limit.get("reached", limit.get("goal"))
+        else:
+            value = self.find(*words)
         if value is None:
             return "not measured"
         return f"{value:.4f}" if 0 < value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"

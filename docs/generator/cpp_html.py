@@ -16,7 +16,8 @@ AWAIT = {"co_await", "co_return", "co_yield", "requires", "concept", "constinit"
 class Index:
     """Where each name of the kit is declared: the first declaration of a name in a scope counts."""
 
-    def __init__(self):
+    def __init__(self, prefix=""):
+        self.prefix = prefix
         self.anchors = {}  # full name -> (page, anchor)
         self.kinds = {}    # full name -> kind
         self.short = {}    # the last part -> full names
@@ -25,10 +26,12 @@ class Index:
         for name in found:
             if name.full in self.anchors:
                 continue
-            anchor = name.full.removeprefix("ringlet::").replace("::", ".")
-            self.anchors[name.full] = (page, anchor)
+            self.anchors[name.full] = (page, self.anchor_of(name))
             self.kinds[name.full] = name.kind
             self.short.setdefault(name.name, []).append(name.full)
+
+    def anchor_of(self, name):
+        return self.prefix + name.full.removeprefix("ringlet::").replace("::", ".")
 
     def address(self, full, page):
         its, anchor = self.anchors[full]
@@ -37,7 +40,7 @@ class Index:
     def lookup(self, words, page):
         """For prose: `channel`, `io::read`, `reactor::reap`; those that could be several are none."""
         words = words.removeprefix("ringlet::")
-        for space in ("ringlet::", "ringlet::io::", "ringlet::detail::"):
+        for space in ("ringlet::", "ringlet::detail::"):
             if space + words in self.anchors and (space != "ringlet::detail::" or "::" in words):
                 return self.address(space + words, page)
         found = [f for f in self.short.get(words.split("::")[-1], []) if f.endswith("::" + words)]
@@ -52,7 +55,7 @@ class Source:
         self.names, self.scopes = names.scan(text)
         self.local = None
         if local:  # a program: its own names are linked within its page
-            self.local = Index()
+            self.local = Index("of-")
             self.local.add(page, [n for n in self.names if n.kind in ("class", "function", "alias", "enum", "concept")])
         self.uses = [""] if re.search(r"\busing namespace ringlet\b|\busing ringlet::", text) else []
         self.here = {n.position: n for n in self.names}
@@ -127,7 +130,7 @@ class Source:
         if word and style in ("", "k") and text not in AWAIT:
             name = self.here.get(position)
             table = self.local or self.index
-            if name and table.anchors.get(name.full) == (self.page, anchor := anchor_of(name)) and self.first(name):
+            if name and table.anchors.get(name.full) == (self.page, anchor := table.anchor_of(name)) and self.first(name):
                 return f'<span class="d" id="{anchor}">{shown}</span>'
             if not name and style == "":
                 address = self.resolve(text, position, position + len(text))
@@ -139,17 +142,13 @@ class Source:
         return next(n for n in self.names if n.full == name.full) is name
 
 
-def anchor_of(name):
-    return name.full.removeprefix("ringlet::").replace("::", ".")
-
-
 def highlight(text, index, page):
     """A fragment, as in a comment or a document."""
     source = Source(text + "\n", page, index)  # the newline ends a comment in the last line
     source.here = {}
     if "ringlet::" not in text:
         source.uses = [""]
-    return "\n".join(source.lines()).rstrip("\n")
+    return lines_of(list(zip(text.split("\n"), source.lines())))
 
 
 # ---- Commentary beside code ---------------------------------------------------------------------
@@ -188,10 +187,14 @@ def sections(source):
     return opening, [s for s in found if s.comment or s.code]
 
 
-def code_block(lines):
-    """Lines as a block in which a long one wraps below its own indentation."""
+def lines_of(lines):
+    """Lines, of which a long one wraps below its own indentation."""
     out = []
     for plain, line in lines:
         depth = len(plain) - len(plain.lstrip()) if plain.strip() else 0
         out.append(f'<span class="l" style="--i:{depth}">{line}\n</span>')
-    return f"<pre><code>{''.join(out)}</code></pre>"
+    return "".join(out)
+
+
+def code_block(lines):
+    return f"<pre><code>{lines_of(lines)}</code></pre>"

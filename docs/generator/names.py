@@ -197,7 +197,8 @@ def note(names, stack, head, start, end):
     if kind in ("class", "enum") and end == ";":
         return kind, found  # only announced
     scope = "::".join(s.name for s in stack if s.name)
-    names += [Name(n, scope, kind, start + p) for n, p in found if kind != "namespace"]
+    known = {n.position for n in names[-4:]}  # a requires expression has braces of its own
+    names += [Name(n, scope, kind, start + p) for n, p in found if kind != "namespace" and start + p not in known]
     return kind, found
 
 

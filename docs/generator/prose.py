@@ -174,11 +174,16 @@ class Writer:
         rows = [[c.strip() for c in re.split(r"(?<!\\)\|", l.strip().strip("|"))] for l in lines]
         numeric = [c.endswith(":") for c in rows[1]]
         head = "".join(f'<th scope="col">{self.inline(c)}</th>' for c in rows[0])
-        body = "".join("<tr>" + "".join(
-            f'<td{" class=number" if numeric[min(i, len(numeric) - 1)] else ""}>{self.inline(c)}</td>'
-            for i, c in enumerate(row)) + "</tr>" for row in rows[2:])
-        return (f'<div class="table" tabindex="0" role="group" aria-label="Table: {html.escape(rows[0][0] or rows[0][-1])}">'
+        body = "".join("<tr>" + "".join(self.cell(c, rows[0][i], numeric[i]) for i, c in enumerate(row)) + "</tr>"
+                       for row in rows[2:])
+        kind = "table" if any(numeric) else "table text"  # one of text becomes a list where it is narrow
+        return (f'<div class="{kind}" tabindex="0" role="group" aria-label="Table: {html.escape(" ".join(rows[0]).strip())}">'
                 f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+
+    def cell(self, text, heading, numeric):
+        kind = ' class="number"' if numeric else ""
+        return f'<td{kind} data-head="{html.escape(heading)}">{self.inline(text)}</td>'
+
 
 
 def blocks(lines):

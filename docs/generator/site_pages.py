@@ -59,7 +59,7 @@ class Site:
         self.find()
         for path in HEADERS + sorted(p for p in self.paths() if p.startswith("examples/recipes/")):
             self.index.add(self.address_of(path), names.scan(read(root, path))[0])
-        self.figures = bench.Figures(os.path.join(root, "bench", "results", "results.json"))
+        self.figures = bench.Figures(os.path.join(root, "bench"))
         self.uses = {}
 
     def paths(self):

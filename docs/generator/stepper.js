@@ -50,7 +50,7 @@ function show(n) {
 function reveal() {
     const line = document.querySelector("#source .here"), box = at("source").parentElement;
     if (!line) return;
-    const top = line.offsetTop - box.offsetTop;
+    const top = line.offsetTop;  // in its box, which is positioned
     if (top < box.scrollTop || top + line.offsetHeight > box.scrollTop + box.clientHeight)
         box.scrollTop = top - box.clientHeight / 2;
 }
