@@ -23,20 +23,26 @@ def programs(text):
             yield line, body, following[1], following[2]
 
 
-def check(where, source, kind, expected, command):
+def build(source, command, folder, *options):
+    """-> (the program, None), or (None, why it does not compile)"""
+    path = os.path.join(folder, "program.cpp")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(source)
+    words = [o for o in command if not o.startswith("-l")]
+    libraries = [o for o in command if o.startswith("-l")] if "-c" not in options else []
+    done = subprocess.run([*words, "-Wall", "-Wextra", "-Werror", *options, path, "-o", path[:-4], *libraries],
+                          capture_output=True, text=True, check=False)
+    return (path[:-4], None) if done.returncode == 0 else (None, "does not compile:\n" + done.stderr)
+
+
+def check(where, source, kind, expected, command, *options):
     if kind != "text":
         return "no ```text block with its output follows"
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "program.cpp")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(source)
-        options = [o for o in command if not o.startswith("-l")]
-        libraries = [o for o in command if o.startswith("-l")]
-        done = subprocess.run([*options, "-Wall", "-Wextra", "-Werror", path, "-o", path[:-4], *libraries],
-                              capture_output=True, text=True, check=False)
-        if done.returncode:
-            return "does not compile:\n" + done.stderr
-        done = subprocess.run([path[:-4]], capture_output=True, text=True, timeout=30, check=False,
+        program, error = build(source, command, folder, *options)
+        if error:
+            return error
+        done = subprocess.run([program], capture_output=True, text=True, timeout=30, check=False,
                               stdin=subprocess.DEVNULL)
     if done.returncode or done.stderr:
         return f"ended with {done.returncode}: {done.stderr}"

@@ -90,7 +90,8 @@ class Site:
             title = re.search(r"^# (.*)", read(self.root, path), re.MULTILINE)[1]
             about = re.search(r"^# .*\n+((?:[^\n]+\n)+)", read(self.root, path))[1].replace("\n", " ")
             stem = os.path.basename(path)[:-3]
-            self.pages.append(Page(6, f"{stem}.html", title, re.split(r"(?<=\.) ", about)[0], path))
+            self.pages.append(Page(5 if stem == "programs" else 6, f"{stem}.html", title, re.split(r"(?<=\.) ", about)[0], path))
+        self.pages.sort(key=lambda p: p.part)
         self.pages.append(Page(7, "names.html", "Public names", "Where each is declared, and which programs use it."))
 
     def address_of(self, path):
