@@ -45,4 +45,5 @@ class Figures:  # pylint: disable=too-few-public-methods
         return f"{value:.4f}" if 0 < value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
     def fill(self, text):
-        return re.sub(r"\{\{([^}]+)\}\}", lambda m: self.one(m[1].split()), text)
+        words = r"(?:cpu_ns|wall_ns|ratio|allocations|enters|date|machine|kernel|version|gate)(?: [^ }]+)*"
+        return re.sub(r"\{\{(" + words + r")\}\}", lambda m: self.one(m[1].split()), text)

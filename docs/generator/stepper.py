@@ -19,7 +19,7 @@ def record(site, path):
         program = os.path.join(folder, "program")
         for command in ([site.compiler, "-std=c++20", "-Iinclude", path, "-o", program, "-luring"],
                         [program]):
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=site.root)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400, cwd=site.root)
             if done.returncode:
                 sys.exit(f"{path}: {' '.join(command)}: {done.returncode}\n{done.stderr}")
     return json.loads(done.stdout)
