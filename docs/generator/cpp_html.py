@@ -21,6 +21,7 @@ class Index:
         self.anchors = {}  # full name -> (page, anchor)
         self.kinds = {}    # full name -> kind
         self.short = {}    # the last part -> full names
+        self.files = {}    # as in an #include -> page
 
     def add(self, page, found):
         for name in found:
@@ -118,6 +119,10 @@ class Source:
             word = re.fullmatch(r"[A-Za-z_]\w*", value)
             if word and value in AWAIT:
                 style = "k"
+            address = self.index.files.get(value.strip('"<>')) if kind in Token.Comment.PreprocFile else None
+            if address and address != self.page:
+                out[-1].append(f'<a class="n" href="{address}">{html.escape(value)}</a>')
+                continue
             for number, piece in enumerate(value.split("\n")):
                 if number:
                     out.append([])

@@ -59,6 +59,8 @@ class Site:
         self.find()
         for path in HEADERS + sorted(p for p in self.paths() if p.startswith("examples/recipes/")):
             self.index.add(self.address_of(path), names.scan(read(root, path))[0])
+            name = path.removeprefix("examples/")
+            self.index.files.update({name: self.address_of(path), "ringlet/" + name: self.address_of(path)})
         self.figures = bench.Figures(os.path.join(root, "bench"))
         self.uses = {}
 
