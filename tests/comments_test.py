@@ -4,8 +4,8 @@
 usage: comments_test.py [--names] COMPILER OPTION...
 
 A program of a comment is an indented block with an #include, in the comment that opens a header or a recipe. What
-defines main, or has statements and is put into one, is run too, and has to end with 0, without output unless an
-indented block follows `It prints:`. With --names nothing is compiled.
+defines main is run too, and so are statements that lean on nothing imagined; it has to end with 0, without output
+unless an indented block follows `It prints:`. With --names nothing is compiled.
 
 A public name is one at the level of the namespaces ringlet and ringlet::io, recipes included. It has an example if an
 example program, the README, a page of docs/pages, the stepper, a recipe or the opening comment of a header uses it.
@@ -24,14 +24,27 @@ sys.path.insert(0, os.path.join(ROOT, "docs", "generator"))
 import names  # pylint: disable=wrong-import-position
 
 HEADERS = ["task.hpp", "executor.hpp", "reactor.hpp", "timer.hpp"]
-# What the reader of a comment can be trusted to imagine. A stand-in is used if the program says its name.
+# What the reader of a comment can be trusted to imagine, for each file: before the fragment, and at its begin.
 STAND_INS = {
-    "send_heartbeat": "inline void send_heartbeat() {}",
-    "talk": "inline ringlet::task<> talk(ringlet::unique_fd) { co_return; }",
-    "ask_the_server": "inline ringlet::task<> ask_the_server() { co_return; }",
-    "resolve": "inline addrinfo* resolve(const char*) { return nullptr; }",
+    "interval": ("inline void send_heartbeat() {}", ""),
+    "multishot": ("inline ringlet::task<> talk(ringlet::unique_fd) { co_return; }", ""),
+    "mutex": ("inline ringlet::task<> ask_the_server() { co_return; }", ""),
+    "unblock": ("inline addrinfo* resolve(const char*) { return nullptr; }", ""),
+    "signals": ("inline ringlet::task<> serve() { co_return; }", ""),
+    "listen": ("inline int nothing_yet = 0;", ""),
+    "dns": ("inline int nothing_yet = 0;", ""),
+    "open_beneath": ("", "const char* const name_from_outside = \"\";"),
+    "send_file": ("", "int fd = 1, file = 0; std::size_t size = 0;"),
+    "tls": ("", "int socket = 0; std::string request; std::byte buffer[16];"),
+    "http1": ("inline ringlet::task<std::string_view> receive_some(int) { co_return \"\"; }\n"
+              "inline void store(std::string_view) {}", "int client = 0;"),
+    "http1_io": ("inline void store(std::string_view) {}", "int fd = 0;"),
+    "http1_file": ("inline void send_head(auto&&...) {}\ninline void send_bytes(auto&&...) {}",
+                   "ringlet::http1::parser request(ringlet::http1::parser::request); std::string path; int file = 0;"),
+    "http1_words": ("inline std::optional<std::uint64_t> first;", ""),
 }
-STATEMENT = re.compile(r"(?!(using|inline|template|struct|class|namespace|#|//|task<|ringlet::task<|int main|\}|\s|$))")
+DECLARATION = re.compile(r"(using|inline|template|struct \w+ \{|class|namespace|#|//|task<|ringlet::task<|int main|\}|\s|$)")
+STATEMENT = re.compile(r"(auto|const auto|while|for|if)\b|co_|[\w:]+\(|\w+\.\w+\(|.*\bco_await\b")
 
 
 def read(path):
@@ -77,21 +90,26 @@ def programs(text):
             yield source, following if before.endswith("prints:") else ""
 
 
-def complete(source):
-    """A fragment as a program: includes, stand-ins, and what is no declaration in a main."""
+def complete(source, stem):
+    """A fragment as a program: stand-ins, and statements in a function -> (program, is it one to be run?)"""
     if re.search(r"\bint main\(", source):
-        return source
-    lines = source.splitlines()
-    first = next((i for i, line in enumerate(lines) if STATEMENT.match(line)), len(lines))
-    if first < len(lines) and not any(re.match(r"(auto|std::move|co_)", l) for l in lines[first:]):
+        return source, True
+    lines = source.replace("= ...;", "{};").splitlines()
+    first = next((i for i, line in enumerate(lines) if not DECLARATION.match(line)), len(lines))
+    if not any(STATEMENT.match(line) for line in lines[first:]):
         first = len(lines)  # variables: they may stand at namespace scope
-    includes = [l for l in lines[:first] if l.startswith("#include")]
-    rest = [l for l in lines[:first] if not l.startswith("#include")]
-    stand_ins = [s for name, s in STAND_INS.items() if re.search(rf"\b{name}\(", source)]
-    helpers = ["#include <ringlet/timer.hpp>", "#include <netdb.h>"] if stand_ins else []
-    body = ["int main() {", *lines[first:], "}"] if first < len(lines) else []
-    return "\n".join(["#include <deque>", "#include <string>", "#include <chrono>", *includes, *helpers,
-                      "using namespace std::chrono_literals;", *stand_ins, *rest, *body]) + "\n"
+    includes = [line for line in lines[:first] if line.startswith("#include")]
+    declared = [line for line in lines[:first] if not line.startswith("#include")]
+    before, at_begin = STAND_INS.get(stem, ("", ""))
+    helpers = ["#include <ringlet/timer.hpp>", "#include <netdb.h>"] if stem in STAND_INS else []
+    body, run = [], False
+    if first < len(lines):
+        waits = "co_await" in source
+        run = not waits and stem not in STAND_INS
+        body = ["ringlet::task<> fragment() {" if waits else "int main() {", "int a_local_variable = 0;", at_begin,
+                *lines[first:], "co_return;" if waits else "", "}"]
+    return "\n".join(["#include <array>", "#include <deque>", "#include <string>", "#include <chrono>", *includes, *helpers,
+                      "using namespace std::chrono_literals;", before, *declared, *body]) + "\n", run
 
 
 def check_programs(command):
@@ -103,12 +121,16 @@ def check_programs(command):
             print(f"{path}: FAIL, no program in its opening comment")
             failed += 1
         for number, (source, output) in enumerate(found, 1):
-            whole, quiet = complete(source), ["-Wno-unused"]
-            if "int main(" in whole:
+            whole, run = complete(source, os.path.basename(path)[:-4])
+            quiet = ["-Wno-unused"]
+            if run:
                 error = readme_test.check(path, whole, "text", output, command, *quiet)
             else:
                 with tempfile.TemporaryDirectory() as folder:
                     error = readme_test.build(whole, command, folder, "-c", *quiet)[1]
+            if error and "openssl" in error and "No such file" in error:
+                print(f"{path}, program {number}: not compiled, OpenSSL's headers are missing")
+                continue
             print(f"{path}, program {number}: {error or 'ok'}")
             passed += error is None
             failed += error is not None

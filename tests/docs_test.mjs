@@ -164,12 +164,15 @@ mkdirSync(screenshots, { recursive: true });
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
 try {
     const linked = {};
-    for (const name of pages) {
+    const one = async (name) => {
         const problems = [];
         for (const [width, scheme] of [[360, "dark"], [1280, "light"]])
             problems.push(...(await look(browser, name, width, scheme, linked)).map((p) => `${width} ${scheme}: ${p}`));
         report(name, problems);
-    }
+    };
+    const left = [...pages];  // two at a time
+    const worker = async () => { while (left.length) await one(left.shift()); };
+    await Promise.all([worker(), worker()]);
     for (const name of pages) report(`links of ${name}`, check_links(name, linked));
     report("reading order", check_order(linked));
     const steppers = pages.filter((p) => p.startsWith("stepper-"));

@@ -1,7 +1,8 @@
 // Two tasks: they take turns.
 //
-// The queue is first in, first out. A task that yields goes to its end, so the two take turns. The root
-// waits for them in no queue at all: it is idle until the job whose handle it awaits has ended.
+// The queue is first in, first out. A task that yields goes to its end, so the two take turns. The
+// root waits for them in no queue at all: it is idle until the job whose handle it awaits has
+// ended.
 
 #include "recorder.hpp"
 

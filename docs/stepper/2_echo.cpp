@@ -1,8 +1,8 @@
 // An echo: there and back through the ring.
 //
-// Two tasks talk over a pair of sockets. A co_await of an operation writes a request to the ring, and
-// the job is idle. Requests go to the kernel together, in the one system call in which the loop also
-// looks for what has come.
+// Two tasks talk over a pair of sockets. A co_await of an operation writes a request to the ring,
+// and the job is idle. Requests go to the kernel together, in the one system call in which the loop
+// also looks for what has come.
 
 #include "recorder.hpp"
 

@@ -1,8 +1,9 @@
 // A timeout that fires: a child, a deadline, a cancel.
 //
 // A timeout is a child job and a deadline in the heap. When the deadline has come the child is
-// cancelled: the kernel is asked to give up the read, and the frame with the buffer stays until it has.
-// The clock is a virtual one: it stands still while somebody runs, and jumps to the next deadline.
+// cancelled: the kernel is asked to give up the read, and the frame with the buffer stays until it
+// has. The clock is a virtual one: it stands still while somebody runs, and jumps to the next
+// deadline.
 
 #include "recorder.hpp"
 

@@ -1,8 +1,9 @@
 // A cancel that meets a completed read: nothing is lost.
 //
-// The write and the read that it ends complete in the same look at the ring. So when the root, which is
-// first in the queue, cancels the reader, the bytes are there already. A completion beats a cancel: the
-// reader goes on with what it has read, to its next suspension, and here to its end. Nothing is lost.
+// The write and the read that it ends complete in the same look at the ring. So when the root,
+// which is first in the queue, cancels the reader, the bytes are there already. A completion beats
+// a cancel: the reader goes on with what it has read, to its next suspension, and here to its end.
+// Nothing is lost.
 
 #include "recorder.hpp"
 

@@ -1,7 +1,7 @@
 // A deadlock: two tasks wait for each other.
 //
-// When nothing is runnable, nothing is in flight in the ring and no timer is set, nothing can ever wake
-// the root again. The loop does not hang then: it throws, and says who waits where.
+// When nothing is runnable, nothing is in flight in the ring and no timer is set, nothing can ever
+// wake the root again. The loop does not hang then: it throws, and says who waits where.
 
 #include "recorder.hpp"
 

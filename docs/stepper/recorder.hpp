@@ -7,10 +7,10 @@
 //     }
 //     int main() { return stepper::record(root); }
 //
-// What is written down comes from the public interface alone: the executor's hooks say who is spawned,
-// run and finished, and where; dump() says what each task waits for; reactor::on_submit sees each
-// request, and reactor::stats() counts them. The clock is a virtual_time, so that a run is the same
-// each time. The result is JSON on the standard output: one object for each moment.
+// What is written down comes from the public interface alone: the executor's hooks say who is
+// spawned, run and finished, and where; dump() says what each task waits for; reactor::on_submit
+// sees each request, and reactor::stats() counts them. The clock is a virtual_time, so that a run
+// is the same each time. The result is JSON on the standard output: one object for each moment.
 #pragma once
 
 #include <ringlet/timer.hpp>
