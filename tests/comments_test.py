@@ -40,7 +40,7 @@ STAND_INS = {
               "inline void store(std::string_view) {}", "int client = 0;"),
     "http1_io": ("inline void store(std::string_view) {}", "int fd = 0;"),
     "http1_file": ("inline void send_head(auto&&...) {}\ninline void send_bytes(auto&&...) {}",
-                   "ringlet::http1::parser request(ringlet::http1::parser::request); std::string path; int file = 0;"),
+                   "ringlet::http1::head request; std::string path; int file = 0;"),
     "http1_words": ("inline std::optional<std::uint64_t> first;", ""),
 }
 DECLARATION = re.compile(r"(using|inline|template|struct \w+ \{|class|namespace|#|//|task<|ringlet::task<|int main|\}|\s|$)")
@@ -96,7 +96,7 @@ def complete(source, stem):
         return source, True
     lines = source.replace("= ...;", "{};").splitlines()
     first = next((i for i, line in enumerate(lines) if not DECLARATION.match(line)), len(lines))
-    if not any(STATEMENT.match(line) for line in lines[first:]):
+    if not any(STATEMENT.match(line) for line in lines[first:] if not line.startswith(" ")):
         first = len(lines)  # variables: they may stand at namespace scope
     includes = [line for line in lines[:first] if line.startswith("#include")]
     declared = [line for line in lines[:first] if not line.startswith("#include")]

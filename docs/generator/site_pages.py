@@ -170,11 +170,12 @@ class Site:
                 continue
             users = [p for p in self.pages if p.part in (0, 3, 4, 5, 6) and p.address != address
                      and f'href="{address}#{anchor}"' in p.body]
-            links = ", ".join(f'<a href="{p.address}">{html.escape(p.title)}</a>' for p in users) or "–"
-            rows.append(f'<tr><td><a href="{address}#{anchor}"><code>{html.escape(full)}</code></a></td>'
-                        f"<td>{self.index.kinds[full]}</td><td>{links}</td></tr>")
+            links = ", ".join(f'<a href="{p.address}">{html.escape(p.title)}</a>' for p in users[:6]) or "–"
+            links += f" and {len(users) - 6} more" if len(users) > 6 else ""
+            rows.append(f'<tr><td data-head="name"><a href="{address}#{anchor}"><code>{html.escape(full)}</code></a></td>'
+                        f'<td data-head="what">{self.index.kinds[full]}</td><td data-head="used by">{links}</td></tr>')
         return ('<div class="narrow"><h1>Public names</h1><p>What stands at the level of the namespaces <code>ringlet</code> '
-                'and <code>ringlet::io</code>, recipes included.</p><div class="table" tabindex="0" role="group" '
+                'and <code>ringlet::io</code>, recipes included.</p><div class="table text" tabindex="0" role="group" '
                 'aria-label="Table of names"><table><thead><tr><th scope="col">name</th><th scope="col">what</th>'
                 f'<th scope="col">used by</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></div>')
 
