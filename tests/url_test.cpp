@@ -32,12 +32,12 @@ TEST_CASE("the parts of a URL") {
 }
 
 TEST_CASE("what is none") {
-    for (const char* text :
-        {"", "http", "http:", "http:/", "http://", "http:///x", "//a", "a", "ftp://a",
-            "file:///etc/passwd", "http://user@a/", "http://user:word@a/", "http://a b/",
-            "http://a/b c", "http://a/\r\nX: y", "http://a:b/", "http://a:1234567/", "http://a:-1",
-            "http://a:+1", "http://[::1", "http://[::1]x/", "http://[]/", "http://a[/", "http:a/",
-            "http:\\\\a/", "http://a\\b/", "http://%61/", " http://a", "javascript:x"})
+    for (const char* text : {"", "http", "http:", "http:/", "http://", "http:///x", "//a", "a",
+             "ftp://a", "file:///etc/passwd", "http://user@a/", "http://user:word@a/",
+             "http://a b/", "http://a/b c", "http://a/\r\nX: y", "http://a:b/", "http://a:1234567/",
+             "http://a:65536/", "http://a:99999/", "http://a:-1", "http://a:+1", "http://[::1",
+             "http://[::1]x/", "http://[]/", "http://a[/", "http:a/", "http:\\\\a/", "http://a\\b/",
+             "http://%61/", " http://a", "javascript:x"})
         CHECK_MESSAGE(is_none(text), text);
 }
 

@@ -8,6 +8,8 @@
 
 #include "http1_words.hpp"
 
+#include <cstdlib>
+
 namespace ringlet {
 
 struct url {
@@ -32,7 +34,8 @@ struct url {
         port = authority.empty() ? secure ? "443" : "80" : std::string(authority);
         const auto is_printable = [](char c) { return c > ' ' && c != 127; };
         good &= !host.empty() && host.find_first_of("@\\[%") == host.npos && port.size() < 6;
-        good &= port.find_first_not_of("0123456789") == port.npos;
+        good &= port.find_first_not_of("0123456789") == port.npos
+            && std::atoi(port.c_str()) < 65536;
         good &= std::ranges::all_of(host + target, is_printable);
         if (!good) throw std::invalid_argument("no http URL: " + std::string(text));
     }

@@ -1,0 +1,38 @@
+// recipes/partial_file.hpp: a file that appears when it is complete, and not before.
+//
+//     #include <ringlet/recipes/partial_file.hpp>
+//     ringlet::partial_file file("report.txt");
+//     co_await file.open();
+//     co_await ringlet::io::write_all(file.fd(), bytes);
+//     co_await file.keep();  // without this there is nothing, whoever ends the task, and when
+//
+// It is written under another name in the same directory, and renamed at the end, which replaces an
+// older file in one step. What was not kept is removed by the destructor.
+#pragma once
+
+#include <ringlet/reactor.hpp>
+
+namespace ringlet {
+
+class partial_file {
+public:
+    explicit partial_file(std::string p) : path(std::move(p)), name(path + ".part") {}
+    partial_file(partial_file&&) = delete;
+    ~partial_file() {
+        if (file) ::unlink(name.c_str());
+    }
+    int fd() const { return file.get(); }
+    template <class = void> task<> open(mode_t mode = 0666) {
+        file = co_await io::open(name.c_str(), O_WRONLY | O_CREAT | O_TRUNC, mode);
+    }
+    template <class = void> task<> keep() {
+        co_await io::rename(name.c_str(), path.c_str());
+        file.reset();
+    }
+
+private:
+    std::string path, name;
+    unique_fd file;
+};
+
+}  // namespace ringlet
