@@ -232,7 +232,7 @@ TEST_CASE("much in both directions, and nothing cut off unseen") {
     auto root = [&]() -> task<> {
         tls::stream stream(c, socket, "localhost");
         co_await stream.handshake();
-        for (const std::size_t n : {1, 16'000, 16'384}) {
+        for (const std::size_t n : {std::size_t(1), std::size_t(16'000), std::size_t(16'384)}) {
             const std::string line(n, 'x'), back = co_await ask(stream, line);
             CHECK(back == line + "\n");
         }
