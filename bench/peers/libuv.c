@@ -1,7 +1,8 @@
-// libuv: the work `sleep` of works.cpp as a user of libuv would write it: a timer each, from the
-// heap, closed in its callback.
+// libuv: two works of works.cpp as a user of libuv would write them: for `sleep` a timer each, from
+// the heap, closed in its callback; for `timeout` one timer that is started for each unit, and
+// stopped in the callback that the loop comes to at its next turn. There are no tasks around them.
 //
-//   usage: libuv sleep COUNT
+//   usage: libuv sleep|timeout COUNT
 //
 // Prints a line as works does.
 
@@ -45,20 +46,50 @@ static void sleeps(uv_loop_t* loop, long n) {
     exit(1);
 }
 
+static uv_timer_t limit;
+static long wanted;
+
+static void late(uv_timer_t* timer) {
+    (void)timer;
+    fprintf(stderr, "libuv: a timeout\n");
+    exit(1);
+}
+// What a child that yields once is here: the loop comes by again. An idle callback keeps it from
+// sleeping meanwhile.
+static void next_turn(uv_idle_t* idle) {
+    uv_timer_stop(&limit);
+    if (++finished == wanted) uv_idle_stop(idle);
+    else uv_timer_start(&limit, late, 10000, 0);
+}
+static void timeouts(uv_loop_t* loop, long n) {
+    uv_idle_t idle;
+    finished = 0;
+    wanted = n;
+    uv_update_time(loop);
+    if (uv_timer_init(loop, &limit) || uv_idle_init(loop, &idle)) exit(1);
+    uv_timer_start(&limit, late, 10000, 0);
+    uv_idle_start(&idle, next_turn);
+    uv_run(loop, UV_RUN_DEFAULT);
+    uv_close((uv_handle_t*)&limit, NULL);
+    uv_close((uv_handle_t*)&idle, NULL);
+    uv_run(loop, UV_RUN_DEFAULT);
+}
+
 int main(int argc, char** argv) {
     if (argc == 2 && strcmp(argv[1], "version") == 0) return puts(uv_version_string()) < 0;
     const long count = argc == 3 ? atol(argv[2]) : 0;
-    if (count < 1 || strcmp(argv[1], "sleep")) {
-        fprintf(stderr, "usage: libuv sleep COUNT\n");
+    if (count < 1 || (strcmp(argv[1], "sleep") && strcmp(argv[1], "timeout"))) {
+        fprintf(stderr, "usage: libuv sleep|timeout COUNT\n");
         return 2;
     }
+    void (*const run)(uv_loop_t*, long) = argv[1][0] == 's' ? sleeps : timeouts;
     uv_loop_t loop;
     if (uv_loop_init(&loop)) return 1;
-    sleeps(&loop, count);
+    run(&loop, count);
     const double wall = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
-    sleeps(&loop, count);
+    run(&loop, count);
     const double n = (double)count;
-    printf("work=sleep units=%ld wall_ns=%.2f cpu_ns=%.2f\n", count,
+    printf("work=%s units=%ld wall_ns=%.2f cpu_ns=%.2f\n", argv[1], count,
         (now(CLOCK_MONOTONIC) - wall) / n, (now(CLOCK_PROCESS_CPUTIME_ID) - cpu) / n);
     return uv_loop_close(&loop);
 }
