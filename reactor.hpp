@@ -569,10 +569,10 @@ inline auto splice(int from, std::int64_t from_offset, int to, std::int64_t to_o
 //     };
 //     int r = co_await ringlet::io::op(advise, "fadvise").result();
 //
-// Any other: fill(io_uring_sqe*) prepares the request, and must not throw; the await gives the
-// kernel's number.
-template <class Fill> auto op(Fill fill, const char* name = "io::op") {
-    return detail::request<int>(name, std::move(fill));
+// Any other: fill(io_uring_sqe*) prepares the request, and the await gives the kernel's number, or,
+// as io::op<unique_fd>, owns the descriptor that it is. `name` must live until then.
+template <class R = int, class Fill> auto op(Fill fill, const char* name = "io::op") {
+    return detail::request<R>(name, std::move(fill));
 }
 
 // A child's end is no operation on a descriptor, unless one asks for a descriptor of the process:

@@ -24,9 +24,8 @@ task<unique_fd> open_beneath(int root, std::string path, int flags, mode_t mode 
     how.mode = mode;
     how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
     const auto fill = [&](io_uring_sqe* s) { io_uring_prep_openat2(s, root, path.c_str(), &how); };
-    const int n = co_await io::op(fill, "openat2").result();
-    if (n < 0) detail::fail(-n, "openat2 " + path);
-    co_return unique_fd(n);
+    const std::string name = "openat2 " + path;  // in an error's text
+    co_return co_await io::op<unique_fd>(fill, name.c_str());
 }
 
 }  // namespace ringlet
