@@ -53,6 +53,7 @@ def sh(script):
 
 SLOW = "trap '' TERM; while :; do sleep 0.02; done"  # does not end at TERM
 LATE = "trap 'echo got it; exit 9' TERM; echo on; while :; do sleep 0.01; done"
+# Those that set a trap first get the time for it.
 CASES = [
     ["1", *sh("exit 0")], ["1", *sh("exit 7")], ["1", *sh("exit 124")], ["1", *sh("exit 255")], ["0", "true"],
     ["10", "echo", "an argument", "", "-k"], ["1", "cat"],
@@ -74,10 +75,10 @@ CASES = [
     # the command dies
     *([ "1", *sh("kill -%s $$" % s)] for s in ("TERM", "KILL", "INT", "HUP", "SEGV", "ABRT", "ALRM", "PIPE", "USR1")),
     # its time is over
-    ["0.03", *sh(LATE)], ["-p", "0.03", *sh(LATE)], ["--preserve-status", "0.03", "sleep", "5"],
-    ["--preserve-status", "-s", "INT", "0.03", *sh("trap 'exit 5' INT; while :; do sleep 0.01; done")],
-    ["-k", "0.03", "0.03", *sh(SLOW)], ["--kill-after=0.03s", "0.03", *sh(SLOW)], ["-k", "5", "0.03", *sh(LATE)],
-    ["-k", "0", "0.03", "sleep", "5"], ["-p", "-k", "0.03", "0.03", *sh(SLOW)],
+    ["0.15", *sh(LATE)], ["-p", "0.15", *sh(LATE)], ["--preserve-status", "0.03", "sleep", "5"],
+    ["--preserve-status", "-s", "INT", "0.15", *sh("trap 'exit 5' INT; while :; do sleep 0.01; done")],
+    ["-k", "0.03", "0.15", *sh(SLOW)], ["--kill-after=0.03s", "0.15", *sh(SLOW)], ["-k", "5", "0.15", *sh(LATE)],
+    ["-k", "0", "0.03", "sleep", "5"], ["-p", "-k", "0.03", "0.15", *sh(SLOW)],
     *(["-s", s, "0.03", "sleep", "5"] for s in (
         "TERM", "SIGTERM", "term", "sigterm", "15", "HUP", "USR1", "KILL", "9", "137", "SIGINT", "QUIT", "RTMIN", "RTMIN+2", "rtmax-1", "64")),
     ["--signal=KILL", "-p", "0.03", "sleep", "5"], ["-sINT", "0.03", "sleep", "5"],
@@ -85,10 +86,10 @@ CASES = [
     ["0.05", *sh("kill -STOP $$; exit 6")],
     # in the foreground
     ["--foreground", "0.03", "sleep", "5"], ["--foreground", "-s", "KILL", "0.03", "sleep", "5"],
-    ["--foreground", "-k", "0.03", "0.03", *sh(SLOW)], ["--foreground", "1", *sh("exit 4")],
+    ["--foreground", "-k", "0.03", "0.15", *sh(SLOW)], ["--foreground", "1", *sh("exit 4")],
     ["--foreground", "-p", "-s", "KILL", "0.03", "sleep", "5"],
     # what it says
-    ["-v", "0.03", "sleep", "5"], ["-v", "--foreground", "-k", "0.03", "-s", "HUP", "0.03", *sh("trap '' HUP; while :; do sleep 0.02; done")],
+    ["-v", "0.03", "sleep", "5"], ["-v", "--foreground", "-k", "0.03", "-s", "HUP", "0.15", *sh("trap '' HUP; while :; do sleep 0.02; done")],
 ]
 
 
