@@ -68,8 +68,6 @@ struct deadlock : std::runtime_error {
 struct job_info {
     const void *id, *parent;  // parent: of a child in a group, else nullptr
     source spawned, where;    // the place of the spawn, and of the last co_await that suspended
-    explicit job_info(const detail::job& j)
-        : id(&j), parent(j.parent), spawned(j.spawned), where(j.where) {}
 };
 // For tracers, counters and stall warnings: each is called with `context`, and must not throw. A
 // program that wants to know who holds up the others:
@@ -176,7 +174,8 @@ public:
     template <class T> T run(task<T> root, source place = source::current());
     // Runs one job, if one is runnable or becomes so without blocking. For the loops of others: a
     // program that has one already, a game or a window system, calls this from there until it says
-    // false, and then goes on with its own work.
+    // false, and then sleeps in its own way: with poll(), say, on the descriptor of the reactor (`io`)
+    // and until the earliest deadline of the timers (`clock`). A virtual clock does not jump here.
     bool try_tick();
     // Has every task ended?
     bool empty() const { return jobs.empty(); }
@@ -236,7 +235,7 @@ private:
         if (error) std::rethrow_exception(error);
     }
     void tell(executor_hooks::hook hook, const detail::job& j) const {
-        if (hook) hook(hooks.context, job_info(j));
+        if (hook) hook(hooks.context, {&j, j.parent, j.spawned, j.where});
     }
     // The clock is asked before the ring because it stands in front of it: it lets the ring sleep,
     // but not past the next deadline. An executor with neither can only be idle for good.
@@ -352,7 +351,7 @@ inline source last_place() { return job::current ? job::current->where : source(
 // Not a wait, and no waker: the job says itself that it has been woken while it ran, which is all
 // that a yield is. The run loop tests for that first, since a yield is the cheapest thing a task
 // can do.
-struct yield_awaiter : std::suspend_always {
+struct [[nodiscard]] yield_awaiter : std::suspend_always {
     yield_awaiter() {}
     template <class P>
     void await_suspend(std::coroutine_handle<P> h, source place = source::current()) const {
@@ -434,9 +433,9 @@ template <class X> auto each(std::vector<X>& all, auto f) {
     return out;
 }
 
-template <bool Any, class Tasks> struct joined final : group {
+template <bool Any, class Tasks> struct [[nodiscard]] joined final : group {
     static auto adding(group& g) {
-        return [&g]<class T>(task<T>& work) { return owned<T>(&g.add(work)); };
+        return [&g]<class T>(task<T>& one) { return owned<T>(&g.add(one)); };
     }
     Tasks work;
     decltype(each(std::declval<Tasks&>(), adding(std::declval<group&>()))) jobs;
@@ -454,7 +453,7 @@ template <bool Any, class Tasks> struct joined final : group {
 
 // The body is a child as well, the only one with a handle. The others are spawned in it, or in each
 // other, and nobody takes their values.
-template <class F> struct scoping final : group {
+template <class F> struct [[nodiscard]] scoping final : group {
     using T = await_result<std::invoke_result_t<F&, scope_ref>>;
     F body;
     owned<T> main;
@@ -631,7 +630,7 @@ public:
     }
 
 private:
-    struct sending final : detail::in_line {
+    struct [[nodiscard]] sending final : detail::in_line {
         channel& to;
         T value;
         sending(channel& c, T v) : in_line(c.senders), to(c), value(std::move(v)) {}
@@ -641,7 +640,7 @@ private:
         void await_resume() const { over ? void() : throw channel_closed(); }
         void describe(std::string& out) const override { out += "send"; }
     };
-    struct receiving final : detail::in_line {
+    struct [[nodiscard]] receiving final : detail::in_line {
         channel& from;
         std::optional<T> value;
         explicit receiving(channel& c) : in_line(c.receivers), from(c) {}

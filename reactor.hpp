@@ -179,6 +179,8 @@ public:
         if (forked()) throw std::logic_error("ringlet: a ring cannot be used after fork()");
         while (!has_room()) enter(0);
     }
+    // Readable when completions have come, for a poll loop that calls executor::try_tick then.
+    int descriptor() const { return ring.ring_fd; }
     bool has_room() const { return io_uring_sq_space_left(&ring) > 0; }
     // Writes a request: fill(io_uring_sqe*) sets all but its user_data. It goes to the kernel with
     // the next look. Into a copy first: a fill that throws has written nothing.
@@ -344,6 +346,7 @@ inline auto kept(std::span<const iovec> v) { return copied<iovec>(v.begin(), v.e
 // until the kernel has closed it: a close that waits for a worker can be cancelled.
 inline unsigned size_of(std::size_t n) { return static_cast<unsigned>(std::min(n, 0x7ffff000ul)); }
 auto given(auto& argument) { return std::tuple(argument); }
+inline auto given(std::int64_t& offset) { return std::tuple(static_cast<std::uint64_t>(offset)); }
 inline auto given(copied<char>& path) { return std::tuple(path.data()); }
 inline auto given(copied<iovec>& v) { return std::tuple(v.data(), size_of(v.size())); }
 template <class B> auto given(std::span<B>& s) { return std::tuple(s.data(), size_of(s.size())); }
@@ -376,7 +379,7 @@ inline void append_subject(std::string& out, int fd, const auto&... others) {
 // brings. A result that came all the same is fulfil(): the job goes on with it. Only where nothing
 // can be waited for any more is an op destroyed in flight, and then its destructor waits.
 template <class R, bool Throws, class Prepare, class... A>
-struct op final : waits<op<R, Throws, Prepare, A...>>, reactor::completion {
+struct [[nodiscard]] op final : waits<op<R, Throws, Prepare, A...>>, reactor::completion {
     op(const char* operation, Prepare p, std::tuple<A...> a)
         : name(operation), prepare(std::move(p)), arguments(std::move(a)) {}
     op(op&&) = default;
@@ -561,8 +564,10 @@ inline auto poll(int fd, unsigned events) {
 // Moves at most n bytes from one descriptor to another, one of them a pipe (worker). -1: at the
 // file's position, and for a pipe.
 inline auto splice(int from, std::int64_t from_offset, int to, std::int64_t to_offset, unsigned n) {
-    return detail::request<std::size_t>(
-        "splice", io_uring_prep_splice, from, from_offset, to, to_offset, n, 0u);
+    const auto prepare = [=](io_uring_sqe* s, int fd) {
+        io_uring_prep_splice(s, fd, from_offset, to, to_offset, n, 0);
+    };
+    return detail::request<std::size_t>("splice", prepare, from);
 }
 //     auto advise = [&](io_uring_sqe* s) {
 //         io_uring_prep_fadvise(s, fd, 0, 0, POSIX_FADV_WILLNEED);

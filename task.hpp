@@ -60,8 +60,7 @@ using source = std::source_location;
 
 // What a schedule function may ask about the runnable that it is handed.
 struct schedule_info {
-    bool woken_while_running;  // a yield, say: a fair executor lets all others go first
-    explicit schedule_info(bool woken = false) : woken_while_running(woken) {}
+    bool woken_while_running = false;  // a yield, say: a fair executor lets all others go first
 };
 
 // What a task<> gives where a value is expected.
@@ -458,6 +457,8 @@ struct failure {
 template <class T> struct result : failure {
     using place = std::conditional_t<std::is_reference_v<T>, std::remove_reference_t<T>*, T>;
     std::optional<std::conditional_t<std::is_void_v<T>, nothing, place>> value;
+    static_assert(alignof(decltype(value)) <= 16,
+        "ringlet: no compiler aligns a coroutine's frame beyond 16 bytes; give a std::unique_ptr");
 
     template <class U> void set(U&& u) {
         if constexpr (std::is_reference_v<T>) value.emplace(std::addressof(u));
@@ -515,7 +516,8 @@ template <class P> job& awaiting_job() {
 
 // A lazy coroutine: a description of work. Nothing runs until it is awaited, once, as an rvalue, or
 // spawned. Move-only. Its parameters live until its frame goes, its locals until it ends. T may be
-// void, a reference, or move-only.
+// void, a reference, or move-only. Its promise may be derived from, for coroutines that can do more
+// than one: recipes/generator.hpp adds co_yield.
 template <class T = void> class [[nodiscard]] task {
 public:
     struct promise_type : detail::promise_of<T> {
@@ -719,6 +721,8 @@ requires(std::is_invocable_v<S&, runnable> || std::is_invocable_v<S&, runnable, 
 
 namespace detail {
 
+// Each await is [[nodiscard]]: `c.send(1);` without co_await does nothing, and compilers say so.
+//
 // What co_await does, in the compiler's terms: it calls await_ready, and if that says false
 // suspends the frame and calls await_suspend with its handle; when the frame is resumed the
 // co_await has the value of await_resume. The awaiter lives in the frame meanwhile, so it is the
@@ -743,7 +747,7 @@ template <class W> struct waits : wait {
 
 // Waits for the end of another job. To cancel it is to go away: the other job has its own life, and
 // its handle, which is in a frame of the waiting job as a rule, cancels it when it goes.
-template <class T, bool Try> struct join_wait final : waits<join_wait<T, Try>> {
+template <class T, bool Try> struct [[nodiscard]] join_wait final : waits<join_wait<T, Try>> {
     join_handle<T>& handle;
     explicit join_wait(join_handle<T>& h) : handle(h) {}
     bool await_ready() const { return (handle && !handle.job->watcher) || refuse(), handle.done(); }
@@ -765,7 +769,7 @@ template <class T, bool Try> struct join_wait final : waits<join_wait<T, Try>> {
 // Waits for a waker, and is no wait to the job: there is nobody to ask whether it may be destroyed.
 // An exception of hand_over is kept, and thrown when the job goes on, which is at once: by then it
 // has properly suspended, and wakers that are already in other hands are void.
-template <class F> struct suspension : std::suspend_always {
+template <class F> struct [[nodiscard]] suspension : std::suspend_always {
     using R = std::invoke_result_t<F&, waker>;
     F hand_over;
     result<R> given;
@@ -803,7 +807,7 @@ template <class T> task<T> as_task(task<T> t) { return t; }
 template <awaitable A> task<await_result<A>> as_task(A a) { co_return co_await std::move(a); }
 
 // A child is to stop when its parent is, although it has not been cancelled itself yet.
-struct cancel_query : std::suspend_never {
+struct [[nodiscard]] cancel_query : std::suspend_never {
     bool await_resume() const noexcept {
         const job* j = job::current;
         while (j && !j->cancelled) j = j->parent;
@@ -834,7 +838,7 @@ struct cancel_query : std::suspend_never {
 // A cancelled owner is resumed only by a full result. (What was tried before: a shielded or timed
 // stretch of the owner's own chain of frames, with no child. A timeout is cheaper that way, by
 // about a third in a sketch; it took 45 lines, and a second kind of cancel in every job.)
-struct group : waits<group> {
+struct [[nodiscard]] group : waits<group> {
     // Who must end well for the group to have a result: all, or else the rest is cancelled; any,
     // and then the rest is cancelled; a shielded child, which its owner's cancel does not reach.
     enum policy : std::uint8_t { all, any, shield };
@@ -899,7 +903,7 @@ struct group : waits<group> {
 };
 
 // A group of one: what shield is, and the timeouts of timer.hpp are.
-template <class T> struct single : group {
+template <class T> struct [[nodiscard]] single : group {
     task<T> work;
     owned<T> child;
     single(const char* n, policy p, task<T> t) : group(n, p), work(std::move(t)) {}

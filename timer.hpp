@@ -126,6 +126,9 @@ public:
     }
     timers(executor& e, reactor& r) : ex(e), io(r) {}
 
+    // The earliest deadline, in nanoseconds on the monotonic clock; parker::never: none.
+    std::int64_t earliest() const { return first ? first->deadline : never; }
+
     void add(detail::timer_node& t) {
         if (t.deadline == never) return;
         t.heap = this;
@@ -187,7 +190,7 @@ namespace detail {
 
 // A deadline that is over at once does not wait, but costs a unit of the budget, so that a loop of
 // sleeps of no time lets the others run.
-struct sleep final : waits<sleep>, timer_node {
+struct [[nodiscard]] sleep final : waits<sleep>, timer_node {
     explicit sleep(std::int64_t at) : timer_node(at) {}
     bool await_ready() const {
         timers::here();
@@ -220,7 +223,7 @@ template <class Rep, class Period> std::int64_t after(std::chrono::duration<Rep,
 // A child and a deadline: a group of one, which the deadline stops. The child may still end well
 // after that (its completion had come, or it is shielded): then its value counts, and nothing of it
 // is lost. If the awaiter goes first, the deadline goes with it.
-template <class T, bool Try> struct timed final : single<T>, timer_node {
+template <class T, bool Try> struct [[nodiscard]] timed final : single<T>, timer_node {
     bool expired = false;
     timed(std::int64_t at, task<T> t)
         : single<T>("timeout", group::all, std::move(t)), timer_node(at) {}
