@@ -527,6 +527,7 @@ public:
     };
     // Runs the task as a part of the awaiting one; gives its value or rethrows its exception.
     auto operator co_await() && { return awaiter(take()); }
+    void operator co_await() & = delete;  // it is used up: write co_await std::move(task)
 
 private:
     template <class U> friend struct detail::job_of;
@@ -690,6 +691,7 @@ public:
     }
     // T: the value. Rethrows the job's exception; throws task_cancelled if it was cancelled.
     auto operator co_await() && { return detail::join_wait<T, false>(*this); }
+    void operator co_await() & = delete;  // it is used up: write co_await std::move(handle)
     // std::optional<T>: nullopt where the plain await throws task_cancelled. For void it is a bool,
     // for U& a U*.
     auto try_join() && { return detail::join_wait<T, true>(*this); }
