@@ -170,7 +170,8 @@ class Site:
                 continue
             users = [p for p in self.pages if p.part in (0, 3, 4, 5, 6) and p.address != address
                      and f'href="{address}#{anchor}"' in p.body]
-            links = ", ".join(f'<a href="{p.address}">{html.escape(p.title)}</a>' for p in users[:6]) or "–"
+            links = ", ".join(f'<a href="{p.address}">{html.escape(p.title)}</a>' for p in users[:6]) \
+                or f'the comment that opens <a href="{address}">its page</a>'
             links += f" and {len(users) - 6} more" if len(users) > 6 else ""
             rows.append(f'<tr><td data-head="name"><a href="{address}#{anchor}"><code>{html.escape(full)}</code></a></td>'
                         f'<td data-head="what">{self.index.kinds[full]}</td><td data-head="used by">{links}</td></tr>')
