@@ -1,13 +1,13 @@
 // floor: works of works.cpp by hand, with as little as a coroutine can do with.
 //
 //   usage: floor yield|spawn|call|pingpong|sleep COUNT
+//          floor yield|spawn|message COUNT CROWD           among CROWD tasks, as in cost.cpp
 //
 // An intrusive queue, first in, first out, and frames that are recycled; for sleep a binary heap of
 // deadlines. No cancellation, no handles that can be dropped, no exceptions, no I/O. What the same
 // work costs here is the limit of the language, and of its compiler. Prints a line as works does.
 
 #include <algorithm>
-#include <array>
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -222,17 +223,17 @@ struct channel {
 
 // ---- 2. The works -------------------------------------------------------------------------------
 
-constexpr long yielders = 100;
+long crowd = 100;
 
 task<> yielder(long n) {
     for (long i = 0; i < n; ++i) co_await yield();
     co_return unit();
 }
 task<long> yields(long n) {
-    std::array<task<>, yielders> tasks;
-    for (auto& t : tasks) {
-        t = yielder(n / yielders);
-        t.spawn();
+    std::vector<task<>> tasks;
+    for (long i = 0; i < crowd; ++i) {
+        tasks.push_back(yielder(n / crowd));
+        tasks.back().spawn();
     }
     for (auto& t : tasks) co_await t.joined();
     co_return n*(n - 1) / 2;
@@ -247,6 +248,19 @@ task<long> spawns(long n) {
         sum += co_await t.joined();
     }
     co_return sum;
+}
+
+task<long> crowds(long n) {
+    std::vector<task<int>> tasks;
+    for (long round = 0; round < n / crowd; ++round) {
+        for (long i = 0; i < crowd; ++i) {
+            tasks.push_back(child(static_cast<int>(i)));
+            tasks.back().spawn();
+        }
+        for (auto& t : tasks) co_await t.joined();
+        tasks.clear();
+    }
+    co_return n*(n - 1) / 2;
 }
 
 [[gnu::noinline]] task<int> callee(int i) { co_return i; }
@@ -274,6 +288,17 @@ task<long> pings(long n) {
     }
     co_await other.joined();
     co_return sum;
+}
+
+// A pair of tasks sends two messages a round, so each task of the crowd one.
+task<long> messages(long n) {
+    std::vector<task<long>> pairs;
+    for (long i = 0; i < crowd / 2; ++i) {
+        pairs.push_back(pings(n / crowd));
+        pairs.back().spawn();
+    }
+    for (auto& t : pairs) co_await t.joined();
+    co_return n*(n - 1) / 2;
 }
 
 std::vector<task<>> sleepers;
@@ -304,6 +329,7 @@ struct work {
 };
 const work works[] = {
     {"yield", yields}, {"spawn", spawns}, {"call", calls}, {"pingpong", pings}, {"sleep", sleeps}};
+const work works_of_crowds[] = {{"yield", yields}, {"spawn", crowds}, {"message", messages}};
 
 double now(clockid_t clock) {
     timespec t;
@@ -319,8 +345,8 @@ void finish(const work& w, long n) {
     std::exit(1);
 }
 int measure(const work& w, long count) {
-    const long units = count / yielders * yielders;
-    finish(w, w.body == sleeps ? units : 1000);  // goes uncounted
+    const long units = count / crowd * crowd;
+    finish(w, w.body == sleeps ? units : std::max(1000 / crowd, 1l) * crowd);  // goes uncounted
     const double wall = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
     finish(w, units);
     const auto n = static_cast<double>(units);
@@ -332,9 +358,15 @@ int measure(const work& w, long count) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    const long count = argc == 3 ? std::atol(argv[2]) : 0;
-    for (const work& w : works)
-        if (count >= yielders && std::strcmp(argv[1], w.name) == 0) return measure(w, count);
-    std::fprintf(stderr, "usage: floor yield|spawn|call|pingpong|sleep COUNT     (100 at least)\n");
+    const long count = argc >= 3 ? std::atol(argv[2]) : 0;
+    if (argc == 4) crowd = std::atol(argv[3]);
+    std::span<const work> all = works;
+    if (argc == 4) all = works_of_crowds;
+    for (const work& w : all)
+        if (crowd > 0 && count >= crowd && std::strcmp(argv[1], w.name) == 0)
+            return measure(w, count);
+    std::fprintf(stderr,
+        "usage: floor yield|spawn|call|pingpong|sleep COUNT     (100 at least)\n"
+        "       floor yield|spawn|message COUNT CROWD     (CROWD at least)\n");
     return 2;
 }
