@@ -11,8 +11,13 @@ import subprocess
 import echo
 
 CROWDS = [10, 100, 1000, 10_000, 100_000, 1_000_000]
-WORKS = {"yield": "a yield", "spawn": "a spawn and its join", "message": "a message", "timeout": "a timeout that is not reached",
-         "timer": "a timer"}
+WORKS = {
+    "yield": "a yield",
+    "spawn": "a spawn and its join",
+    "message": "a message",
+    "timeout": "a timeout that is not reached",
+    "timer": "a timer",
+}
 FLOOR = ["yield", "spawn", "message"]
 TABLE = """
 ## Cost against number
@@ -30,8 +35,8 @@ def command(directory, program, work, crowd, count):
 
 
 def timed(directory, program, work, crowd, count):
-    result = subprocess.run(command(directory, program, work, crowd, count), stdout=subprocess.PIPE, text=True, check=True)
-    return echo.fields(result.stdout)
+    line = command(directory, program, work, crowd, count)
+    return echo.fields(subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def instructions(directory, program, work, crowd):
@@ -93,7 +98,8 @@ def draw(rows, echoes, pyplot, path):
     for work, color in zip(WORKS, ["#2b6cb0", "#2f855a", "#805ad5", "#c05621", "#b83280"]):
         for program, style in (("ringlet", "o-"), ("floor", "x:")):
             for axes, key in zip(plots, ("instructions", "cpu_ns")):
-                curve = [(r["crowd"], r[key]) for r in rows if (r["program"], r["work"]) == (program, work) and key in r]
+                mine = [r for r in rows if (r["program"], r["work"]) == (program, work)]
+                curve = [(r["crowd"], r[key]) for r in mine if key in r]
                 if curve:
                     axes.plot(*zip(*curve), style, color=color, label=f"{program}: {WORKS[work]}", markersize=4)
     for name, color in (("ringlet", "#2b6cb0"), ("raw", "#000000"), ("epoll", "#718096")):
@@ -104,7 +110,7 @@ def draw(rows, echoes, pyplot, path):
     for axes, title, below in zip(plots, titles, ["tasks", "tasks", "connections"]):
         axes.set(title=title, xlabel=below, xscale="log", yscale="log")
         axes.grid(True, alpha=0.3)
-        axes.set_ylim(bottom=min(10, *(y for line in axes.lines for y in line.get_ydata())) / 2)
+        axes.set_ylim(bottom=min(y for line in axes.lines for y in line.get_ydata()) / 2)
         axes.legend(fontsize="x-small")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})

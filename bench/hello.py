@@ -56,7 +56,8 @@ def built(directory, compilers, rounds):
         path = os.path.join(directory, f"hello{number}")
         with open(path + ".cpp", "w", encoding="utf-8") as file:
             file.write(text)
-        line = [compiler, "-std=c++20", "-O2", "-I", INCLUDE, path + ".cpp", "-o", path, "-Wl,--no-as-needed", *libraries]
+        line = [compiler, "-std=c++20", "-O2", "-I", INCLUDE, path + ".cpp", "-o", path]
+        line += ["-Wl,--no-as-needed", *libraries]
         compile_s = statistics.median(seconds(*line)[0] for _ in range(rounds))
         subprocess.run(["strip", path], check=True)
         rows.append({"program": name, "path": path, "compile_s": round(compile_s, 3), "bytes": os.path.getsize(path)})
