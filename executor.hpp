@@ -571,9 +571,9 @@ struct in_line : waits<in_line>, ring {
 //     send ------------------------------------------------> recv
 //       |  (2) there is room                  (4)             ^
 //       +------------------------> items ---------------------+
-//       |  (3) there is none                  ^               |
-//       +------------------------> senders ---+               |
-//                                   (5) one item was taken    |
+//       |  (3) there is none                  ^
+//       +------------------------> senders ---+
+//                                   (5) one item was taken
 //
 //     (1) put into the receiver's frame, which then has a result: no cancel takes it away again
 //     (2) try_send; the item is a block of the pool    (3) the value waits in the sender's frame,
