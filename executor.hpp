@@ -151,7 +151,7 @@ task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
 // been submitted, so it is shared by many runs; and 64 runs take some microseconds, by which I/O is
 // late at most. Looking after each batch that was queued when the turn began costs a look for each
 // spawn or message of two tasks that wake each other in turns.
-class executor : detail::scheduler {
+class executor final : detail::scheduler {
 public:
     executor_hooks hooks;
     // What it waits with. The reactor puts itself here at the first operation, the timers at the
