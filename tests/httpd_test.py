@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Serves files with httpd, to sockets of our own, curl and wrk; compares it with nginx.
+"""Serves files with httpd, to sockets of our own, curl, wrk and a browser; compares it with nginx.
 
 usage: httpd_test.py BUILD_EXAMPLES_DIR [CASE...]
 """
@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from programs import (DEADLINE, Skip, accepts, cases_of, check, end_well, equal, more_descriptors, need, nginx, run,
@@ -411,6 +412,36 @@ def test_wrk():
             equal(done.returncode, 0, "wrk")
             check(b"Socket errors" not in done.stdout and b"Non-2xx" not in done.stdout, done.stdout.decode())
             check(float(re.search(rb"Requests/sec: *([\d.]+)", done.stdout)[1]) > 5, done.stdout.decode())
+
+
+def png(width):
+    """A grey picture, one pixel high."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    head = struct.pack(">IIBBBBB", width, 1, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(width + 1))) + chunk(b"IEND", b"")
+
+
+def test_browser():
+    """A page with forty pictures, a style sheet and a module, both of which a browser takes only with the right type."""
+    need("chromium")
+    root = files()
+    pictures = range(1, 41)
+    for width in pictures:
+        with open("%s/%d.png" % (root, width), "wb") as f:
+            f.write(png(width))
+    page = {"page.css": "body { width: 321px }", "page.js": """addEventListener("load", () => {
+        const widths = [...document.images].map(i => i.naturalWidth);
+        document.body.title = widths.reduce((a, b) => a + b, 0) + " " + getComputedStyle(document.body).width; });""",
+            "page.html": "<!doctype html><title>t</title><link rel=stylesheet href=page.css><script type=module src=page.js></script>"
+                         "<body>" + "".join("<img src=%d.png>" % w for w in pictures)}
+    for name, text in page.items():
+        with open("%s/%s" % (root, name), "w", encoding="utf-8") as f:
+            f.write(text)
+    with httpd(root=root) as (_, port):
+        done = run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir=" + os.path.abspath("profile"),
+                    "--virtual-time-budget=5000", "--dump-dom", "http://127.0.0.1:%d/page.html" % port])
+        check(b'title="%d 321px"' % sum(pictures) in done.stdout, "%r %r" % (done.stdout[-600:], done.stderr[-600:]))
 
 
 if __name__ == "__main__":
