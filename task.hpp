@@ -832,7 +832,7 @@ struct [[nodiscard]] cancel_query : std::suspend_never {
 //          +--- (5) the owner is cancelled before (2): they are destroyed, unrun
 //
 // A child is a job of its own. It is in the group's list and not in the executor's, and runs where
-// its parent runs, through the parent's schedule function: so groups work with any executor. The
+// its parent runs, through the parent's scheduler: so groups work with anybody's executor. The
 // frame with the group stays until the last child has ended, whatever happens to the owner: a
 // cancelled owner's group stops the children and waits for them. That is why children may borrow
 // from the frame that waits for them, and why no cleanup is ever left to run on its own.
