@@ -174,8 +174,9 @@ public:
     template <class T> T run(task<T> root, source place = source::current());
     // Runs one job, if one is runnable or becomes so without blocking. For the loops of others: a
     // program that has one already, a game or a window system, calls this from there until it says
-    // false, and then sleeps in its own way: with poll(), say, on the descriptor of the reactor (`io`)
-    // and until the earliest deadline of the timers (`clock`). A virtual clock does not jump here.
+    // false, and then sleeps in its own way: with poll(), say, on the descriptor of the reactor
+    // (`io`), and until the earliest deadline of the timers (`clock`); tests/consumer/poll_loop.cpp
+    // does. A virtual clock does not jump here.
     bool try_tick();
     // Has every task ended?
     bool empty() const { return jobs.empty(); }

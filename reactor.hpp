@@ -231,8 +231,8 @@ public:
     }
 
 private:
-    // To make a ring and to end it takes about 50 us, and some pages of memory: so it is made at the
-    // first operation, and a program without one never asks the kernel for it.
+    // To make a ring and to end it takes about 50 us, and some pages of memory: so it is made at
+    // the first operation, and a program without one never asks the kernel for it.
     //
     // The flags are tried from the best to those of Linux 5.15. DEFER_TASKRUN (6.1) lets
     // completions wait for the thread that asks for them, instead of interrupting it: a fifth of an
