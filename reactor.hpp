@@ -126,6 +126,9 @@ public:
         virtual void complete(int result, unsigned flags) noexcept = 0;
     };
 
+    // What has gone through the ring so far. `enters` beside `submitted` says how many requests share
+    // a system call; `overflowed` above 0, that the ring is too small for the program: nothing is
+    // lost then, but the kernel has to keep completions elsewhere.
     struct statistics {
         std::uint64_t enters = 0, submitted = 0, completed = 0;  // system calls; requests
         std::uint64_t overflowed = 0;  // looks at which the completion ring had been too small
@@ -141,7 +144,8 @@ public:
     using submit_hook = void (*)(io_uring_sqe*);
     inline static constinit thread_local submit_hook on_submit = nullptr;
 
-    // The reactor of the running executor. The options count if this call creates it.
+    // The reactor of the running executor. The options count if this call creates it: so a program
+    // that wants another size asks for it before its first operation.
     static reactor& here(options o = options()) {
         auto& slot = detail::running_executor().io;
         if (!slot) slot = std::make_unique<reactor>(o);
@@ -276,6 +280,8 @@ private:
         detail::fail(e, text);
     }
 
+    // The requests that the kernel has not taken yet: its own place in the ring says so, and not
+    // what a call has returned, which may have been interrupted after it had taken some.
     unsigned unsubmitted() const { return ring.sq.sqe_tail - *ring.sq.khead; }
 
     // The one system call: submits what has been written, runs the kernel's deferred work, and
