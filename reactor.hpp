@@ -127,8 +127,8 @@ public:
     };
 
     // What has gone through the ring so far. `enters` beside `submitted` says how many requests
-    // share a system call; `overflowed` above 0, that the ring is too small for the program: nothing
-    // is lost then, but the kernel has to keep completions elsewhere.
+    // share a system call; `overflowed` above 0, that the ring is too small for the program:
+    // nothing is lost then, but the kernel has to keep completions elsewhere.
     struct statistics {
         std::uint64_t enters = 0, submitted = 0, completed = 0;  // system calls; requests
         std::uint64_t overflowed = 0;  // looks at which the completion ring had been too small
