@@ -674,7 +674,10 @@ void soak(milliseconds length) {
             must(marks.back().heap == marks.front().heap);
         }
         print(rounds, marks.front(), marks.back(), ex.run(stats()));
-        must(each < 10s || marks.back().pool == marks.front().pool);
+        // The pool keeps what the busiest moment took, and that may come later, by a few tasks. What is
+        // lost is seen exactly, below: nothing may be left of it.
+        const long pool = marks.front().pool;
+        must(each < 10s || marks.back().pool <= pool + pool / 100);
         must(each < 10s || marks.back().resident < marks.front().resident + 2048);
     }
     must(open_fds() == fds);
