@@ -44,8 +44,9 @@ namespace ringlet {
 // ---- 1. Where an executor sleeps ----------------------------------------------------------------
 
 // What an executor asks of the world outside: to be woken when something has come. That is all that
-// it knows of I/O and time. A program with a source of events of its own, a window system, say, can
-// put a parker of its own in executor::io, and end waits from it by waking wakers.
+// it knows of I/O and time. A program with a source of events of its own can put a parker of its
+// own in executor::io, and end waits from it by waking wakers; the place is taken then: operations
+// and timers, which look for the reactor there, are not for the tasks of that executor.
 struct parker : detail::pooled {
     static constexpr std::int64_t now = 0, never = INT64_MAX;
 

@@ -24,7 +24,7 @@
 //          |            (5) interrupt:           |    |              |
 //          +--- cancel request, also submitted --+    +--------------+
 //
-//     (1) op::await_suspend        (2) reactor::enter      (4) reactor::reap, op::complete
+//     (1) op::await_ready          (2) reactor::enter      (4) reactor::reap, op::complete
 //     (5) The job is cancelled. Its frame stays, since the kernel may still write into a buffer
 //         there, until the operation's own completion has come: with -ECANCELED the frame goes,
 //         with a result (the cancel came too late) the job goes on with it to its next suspension.
@@ -346,17 +346,15 @@ template <class T> using copied = std::vector<T, pool_allocator<T>>;
 auto kept(auto argument) { return argument; }
 inline auto kept(const char* path) { return copied<char>(path, path + std::strlen(path) + 1); }
 inline auto kept(std::span<const iovec> v) { return copied<iovec>(v.begin(), v.end()); }
+template <class Byte> Byte* kept(std::span<Byte> bytes) { return bytes.data(); }
 
-// What the kernel is told of each: of an array the place and the size, of bytes no more of them
-// than it takes at once, and of a unique_fd, which it is to close, the number. That stays the owner
-// until the kernel has closed it: a close that waits for a worker can be cancelled.
-inline unsigned size_of(std::size_t n) { return static_cast<unsigned>(std::min(n, 0x7ffff000ul)); }
-auto given(auto& argument) { return std::tuple(argument); }
-inline auto given(std::int64_t& offset) { return std::tuple(static_cast<std::uint64_t>(offset)); }
-inline auto given(copied<char>& path) { return std::tuple(path.data()); }
-inline auto given(copied<iovec>& v) { return std::tuple(v.data(), size_of(v.size())); }
-template <class B> auto given(std::span<B>& s) { return std::tuple(s.data(), size_of(s.size())); }
-inline auto given(unique_fd& fd) { return std::tuple(fd.get()); }
+// What the kernel is told of each: of a copy where it is, and of a unique_fd, which it is to close,
+// the number. That stays the owner until the kernel has closed it: a close that waits for a worker
+// can be cancelled.
+auto given(auto& argument) { return argument; }
+inline auto given(std::int64_t& offset) { return static_cast<std::uint64_t>(offset); }
+template <class T> T* given(copied<T>& copy) { return copy.data(); }
+inline int given(unique_fd& fd) { return fd.get(); }
 
 // What a request works on, for its error: the first argument that is a path or a descriptor.
 inline void append_subject(std::string&, const auto&...) {}
@@ -379,15 +377,14 @@ inline void append_subject(std::string& out, int fd, const auto&... others) {
 // suspends, the await gives an R made of the kernel's number. `Throws`: an error is a
 // std::system_error that names the operation and its subject, else it is the number, -errno.
 //
-// Who may touch it: the frame, which it lies in, and from start() to the last complete() the
+// Who may touch it: the frame, which it lies in, and from submit() to the last complete() the
 // kernel, which knows its address and that of the buffer. So as long as `in` is set nobody may
 // destroy the frame, and interrupt() says so: the job waits on, for the completion that the cancel
 // brings. A result that came all the same is fulfil(): the job goes on with it. Only where nothing
 // can be waited for any more is an op destroyed in flight, and then its destructor waits.
-template <class R, bool Throws, class Prepare, class... A>
-struct [[nodiscard]] op final : waits<op<R, Throws, Prepare, A...>>, reactor::completion {
-    op(const char* operation, Prepare p, std::tuple<A...> a)
-        : name(operation), prepare(std::move(p)), arguments(std::move(a)) {}
+template <class R, bool Throws, class With, class... A>
+struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>>, reactor::completion {
+    op(const char* operation, With w) : name(operation), with(std::move(w)) {}
     op(op&&) = default;
     ~op() {
         if (in) [[unlikely]]
@@ -396,9 +393,7 @@ struct [[nodiscard]] op final : waits<op<R, Throws, Prepare, A...>>, reactor::co
     }
     // The same operation, whose await gives the number and throws nothing. For errors that are
     // nothing special: `int r = co_await io::recv(fd, buffer).result(); if (r <= 0) co_return;`
-    auto result() && {
-        return op<R, false, Prepare, A...>(name, std::move(prepare), std::move(arguments));
-    }
+    auto result() && { return op<R, false, With, A...>(name, std::move(with)); }
 
     // The request is written here, where it can still throw: no ring, no room, a prepare that
     // fails. A job that is to stop begins nothing.
@@ -407,6 +402,7 @@ struct [[nodiscard]] op final : waits<op<R, Throws, Prepare, A...>>, reactor::co
         return false;
     }
     void start() {}
+    bool insists() const { return in; }  // where `prepare` has cancelled the job that it is for
     auto await_resume() {
         const int n = std::exchange(res, -1);
         if constexpr (!Throws) return n;
@@ -419,9 +415,7 @@ struct [[nodiscard]] op final : waits<op<R, Throws, Prepare, A...>>, reactor::co
 private:
     void submit(reactor& r) {
         r.submit(*this, [this](io_uring_sqe* s) {
-            const auto all = [](auto&... a) { return std::tuple_cat(given(a)...); };
-            const auto write = [this, s](auto... a) { prepare(s, a...); };
-            std::apply(write, std::apply(all, arguments));
+            with([s](auto& prepare, auto&... a) { prepare(s, given(a)...); });
         });
         in = &r;
     }
@@ -438,7 +432,7 @@ private:
     }
     bool interrupt(job&) noexcept override { return !in->cancel(this); }
     void describe(std::string& out) const override {
-        std::apply([&](const auto&... a) { append_subject(out += name, a...); }, arguments);
+        with([&](auto&, const auto&... a) { append_subject(out += name, a...); });
     }
     // The job may have ended in the meantime only if this op is being destroyed, and then `owner`
     // is none: see the destructor, which is waiting for just this call.
@@ -448,22 +442,27 @@ private:
         // only that the buffer is free.
         if (!(flags & IORING_CQE_F_NOTIF)) res = n == -512 ? -EINTR : n;
         if constexpr ((std::is_same_v<A, unique_fd> || ...))
-            if (n != -ECANCELED) std::get<unique_fd>(arguments).release();
+            if (n != -ECANCELED) with([](auto&, unique_fd& fd) { fd.release(); });
         if (flags & IORING_CQE_F_MORE) return;
         in = nullptr;
         if (this->owner) res >= 0 ? this->owner->fulfil() : this->owner->let_go();
     }
 
     const char* name;
-    Prepare prepare;
-    std::tuple<A...> arguments;
+    mutable With with;      // calls what it is given with `prepare` and the arguments
     reactor* in = nullptr;  // while in flight
     int res = -1;
 };
 
 template <class R, class... A> auto request(const char* name, auto prepare, A... a) {
-    return op<R, true, decltype(prepare), decltype(kept(std::move(a)))...>(
-        name, std::move(prepare), {kept(std::move(a))...});
+    auto with = [prepare, ... its = kept(std::move(a))](auto use) mutable { use(prepare, its...); };
+    return op<R, true, decltype(with), decltype(kept(std::move(a)))...>(name, std::move(with));
+}
+// Of bytes, no more than the kernel takes at once; of buffers, their number.
+inline unsigned size_of(std::size_t n) { return static_cast<unsigned>(std::min(n, 0x7ffff000ul)); }
+template <class T>
+auto transfer(const char* name, auto prepare, int fd, std::span<T> what, auto last) {
+    return request<std::size_t>(name, prepare, fd, what, size_of(what.size()), last);
 }
 
 }  // namespace detail
@@ -481,18 +480,18 @@ namespace io {
 inline auto nop() { return detail::request<void>("nop", io_uring_prep_nop); }
 // Reads at most into.size() bytes at `offset`; -1: at the file's position. 0 is the end.
 inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("read", io_uring_prep_read, fd, into, offset);
+    return detail::transfer("read", io_uring_prep_read, fd, into, offset);
 }
 // Writes, perhaps not all (worker, for a file). A pipe without a reader raises SIGPIPE: ignore it.
 inline auto write(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("write", io_uring_prep_write, fd, from, offset);
+    return detail::transfer("write", io_uring_prep_write, fd, from, offset);
 }
 // The same with several buffers, at most 1,024.
 inline auto readv(int fd, std::span<const iovec> into, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("readv", io_uring_prep_readv, fd, into, offset);
+    return detail::transfer("readv", io_uring_prep_readv, fd, into, offset);
 }
 inline auto writev(int fd, std::span<const iovec> from, std::int64_t offset = -1) {
-    return detail::request<std::size_t>("writev", io_uring_prep_writev, fd, from, offset);
+    return detail::transfer("writev", io_uring_prep_writev, fd, from, offset);
 }
 // Opens a file, close-on-exec (worker, with O_CREAT).
 inline auto open(const char* path, int flags, mode_t mode = 0) {
@@ -548,11 +547,11 @@ inline auto accept(
 // Receives at most into.size() bytes; 0 is the end. With MSG_WAITALL: all of `into`, unless the
 // stream ends.
 inline auto recv(int fd, std::span<std::byte> into, int flags = 0) {
-    return detail::request<std::size_t>("recv", io_uring_prep_recv, fd, into, flags);
+    return detail::transfer("recv", io_uring_prep_recv, fd, into, flags);
 }
 // Sends, perhaps not all; with MSG_WAITALL all. A peer that is gone is EPIPE, not a signal.
 inline auto send(int fd, std::span<const std::byte> from, int flags = 0) {
-    return detail::request<std::size_t>("send", io_uring_prep_send, fd, from, flags | MSG_NOSIGNAL);
+    return detail::transfer("send", io_uring_prep_send, fd, from, flags | MSG_NOSIGNAL);
 }
 // `message`, and what it points at, must live until the await is over.
 inline auto recvmsg(int fd, msghdr* message, unsigned flags = 0) {

@@ -336,7 +336,7 @@ struct job : pooled, ring {
         phase |= static_cast<std::uint8_t>(phases);
     }
     // May a wait that is over at once go on without suspending? If not it suspends all the same.
-    bool spend() { return budget-- != 0; }
+    bool spend() { return budget && budget--; }
 
     // For waits: it is over, without a result or with one. The difference is what becomes of a
     // cancelled job: with a result, bytes that were read, say, it is resumed once more, without one
@@ -769,8 +769,8 @@ template <class T, bool Try> struct [[nodiscard]] join_wait final : waits<join_w
 };
 
 // Waits for a waker, and is no wait to the job: there is nobody to ask whether it may be destroyed.
-// An exception of hand_over is kept, and thrown when the job goes on, which is at once: by then it
-// has properly suspended, and wakers that are already in other hands are void.
+// An exception of hand_over is kept, and thrown in the job's next run, for which it is scheduled at
+// once: it has properly suspended by then, and wakers that are in other hands already are void.
 template <class F> struct [[nodiscard]] suspension : std::suspend_always {
     using R = std::invoke_result_t<F&, waker>;
     F hand_over;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the examples and checks what they print and how they end.
 
-usage: examples_test.py BUILD_EXAMPLES_DIR [REPO_DIR]
+usage: examples_test.py BUILD_EXAMPLES_DIR [CASE...]
 
 Each case prints `ok NAME` or `FAIL NAME` with the reason; the last line is `N passed, N failed`, and the exit status is 1
 if one failed. No case waits for a length of time to have things in order: it acts, and waits for the condition it needs.
@@ -18,49 +18,18 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+# pylint: disable-next=wrong-import-position
+from programs import C_LOCALE, cases_of, check, DEADLINE, equal, run, run_cases, Skip, until
 
 BUILD = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else sys.exit(__doc__)
-REPO = os.path.abspath(sys.argv[2] if len(sys.argv) > 2 else os.path.join(os.path.dirname(__file__), ".."))
-DEADLINE = 20  # seconds for anything at all to happen
-C_LOCALE = dict(os.environ, LC_ALL="C")
+REPO = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 EXAMPLES = ["hello", "count", "echo", "own_executor", "no_heap"]
-
-
-class Failure(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def check(condition, text):
-    if not condition:
-        raise Failure(text)
-
-
-def equal(got, wanted, what):
-    check(got == wanted, "%s: got %.600r, wanted %.600r" % (what, got, wanted))
-
-
-def until(condition, what):
-    """Polls for a condition; its value, once it is true."""
-    end = time.monotonic() + DEADLINE
-    while True:
-        value = condition()
-        if value:
-            return value
-        check(time.monotonic() < end, "not within %d s: %s" % (DEADLINE, what))
-        time.sleep(0.002)
 
 
 def program(name):
     return os.path.join(BUILD, name)
-
-
-def run(args, **options):
-    return subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, env=C_LOCALE, **options)
 
 
 def promised_output(name):
@@ -662,31 +631,14 @@ def test_echo_usage():
 
 def main():
     global SCRATCH
-    passed = failed = 0
-    cases = [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]
+    for name in EXAMPLES:
+        if not os.access(program(name), os.X_OK):
+            sys.exit("no program %s" % program(name))
     with tempfile.TemporaryDirectory() as SCRATCH:
         SCRATCH = os.path.realpath(SCRATCH)
-        here = os.getcwd()
         os.chdir(SCRATCH)
         scratch_files()
-        os.chdir(here)
-        for name in EXAMPLES:
-            if not os.access(program(name), os.X_OK):
-                sys.exit("no program %s" % program(name))
-        for name, case in cases:
-            begin = time.monotonic()
-            try:
-                case()
-                passed += 1
-                print("ok %s (%.2f s)" % (name, time.monotonic() - begin), flush=True)
-            except Skip as reason:
-                print("skip %s: %s" % (name, reason), flush=True)
-            except Exception as error:
-                failed += 1
-                text = str(error) if isinstance(error, Failure) else traceback.format_exc()
-                print("FAIL %s: %s" % (name, text), flush=True)
-    print("%d passed, %d failed" % (passed, failed))
-    return 1 if failed else 0
+        return run_cases(cases_of(globals()))
 
 
 if __name__ == "__main__":

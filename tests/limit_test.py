@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares examples/limit with coreutils timeout, case by case: exit status, output, and what is left running.
 
-usage: limit_test.py BUILD_EXAMPLES_DIR
+usage: limit_test.py BUILD_EXAMPLES_DIR [CASE...]
 
 Each case is run with both programs. Prints `ok NAME` or `FAIL NAME` with the reason; the last line is
 `N passed, N failed`, and the exit status is 1 if one failed.
@@ -14,29 +14,14 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+# pylint: disable-next=wrong-import-position
+from programs import C_LOCALE, cases_of, check, DEADLINE, run_cases, until
 
 BUILD = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else sys.exit(__doc__)
 LIMIT = os.path.join(BUILD, "limit")
-DEADLINE = 20
-C_LOCALE = dict(os.environ, LC_ALL="C")
-
-
-class Failure(Exception):
-    pass
-
-
-def check(condition, text):
-    if not condition:
-        raise Failure(text)
-
-
-def until(condition, what):
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        check(time.monotonic() < end, "not within %d s: %s" % (DEADLINE, what))
-        time.sleep(0.002)
 
 
 def run(program, args, **options):
@@ -269,31 +254,20 @@ def test_help():
     check(code == 0 and out.startswith(b"usage: limit") and not err, "--help: %r" % ((code, out, err),))
 
 
-def main():
-    # Whoever started this may have them ignored, and a shell cannot trap what it begins with ignored.
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, lambda *_: sys.exit(1))
-    cases = [(" ".join(args)[:60], lambda args=args: compare(args)) for args in CASES]
-    cases += [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]
-    with tempfile.TemporaryDirectory() as place:
-        os.chdir(place)
-        for name, text, mode in (("script", "echo a script, $1\n", 0o755), ("not_executable", "#!/bin/sh\n", 0o644), ("empty", "", 0o755),
-                                 ("bad_interpreter", "#!/nowhere\n", 0o755)):
-            with open(name, "w") as f:
-                f.write(text)
-            os.chmod(name, mode)
-        failed = 0
-        for name, case in cases:
-            try:
-                case()
-                print("ok %s" % name, flush=True)
-            except Exception as error:
-                failed += 1
-                print("FAIL %s: %s: %s" % (name, type(error).__name__, error), flush=True)
-        os.chdir("/")
-    print("%d passed, %d failed" % (len(cases) - failed, failed))
-    return 1 if failed else 0
+def files():
+    for name, text, mode in (("script", "echo a script, $1\n", 0o755), ("not_executable", "#!/bin/sh\n", 0o644), ("empty", "", 0o755),
+                             ("bad_interpreter", "#!/nowhere\n", 0o755)):
+        with open(name, "w") as f:
+            f.write(text)
+        os.chmod(name, mode)
+
+
+def comparison_of(args):
+    def compares():
+        compare(args)
+    compares.__name__ = " ".join(args)[:60]
+    return compares
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases([comparison_of(args) for args in CASES] + cases_of(globals()), before=files))

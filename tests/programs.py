@@ -110,25 +110,32 @@ def nginx(root, server="", http=""):
             yield port
 
 
-def run_cases(cases):
-    """Runs the functions, each in a directory of its own. -> exit status"""
-    failed = 0
+def run_cases(cases, before=lambda: None):
+    """Runs the functions, each in a directory of its own, which before() fills. -> exit status"""
+    # Whoever started this may have them ignored, and every program would inherit that.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(1))
+    counts = {"ok": 0, "FAIL": 0, "skip": 0}
     for case in cases:
-        name, begin = case.__name__.removeprefix("test_"), time.monotonic()
+        name, verdict, begin = case.__name__.removeprefix("test_"), "ok", time.monotonic()
         with tempfile.TemporaryDirectory() as scratch:
+            os.chmod(scratch, 0o755)
             os.chdir(scratch)
             try:
+                before()
                 case()
-                print("ok %s (%.1f s)" % (name, time.monotonic() - begin))
+                text = " (%.1f s)" % (time.monotonic() - begin)
             except Skip as reason:
-                print("ok %s # skipped: %s" % (name, reason))
+                verdict, text = "skip", ": %s" % reason
             except Exception as error:  # every case is to be reported
-                failed += 1
-                print("FAIL %s: %s" % (name, error if isinstance(error, Failure) else traceback.format_exc()))
+                verdict = "FAIL"
+                text = ": %s" % (error if isinstance(error, Failure) else traceback.format_exc())
             os.chdir("/")
-        sys.stdout.flush()
-    print("%d passed, %d failed" % (len(cases) - failed, failed))
-    return 1 if failed else 0
+            subprocess.run(["chmod", "-R", "u+rwx", scratch], check=False)
+        counts[verdict] += 1
+        print("%s %s%s" % (verdict, name, text), flush=True)
+    print("%d passed, %d failed" % (counts["ok"], counts["FAIL"]) + (", %d skipped" % counts["skip"] if counts["skip"] else ""))
+    return 1 if counts["FAIL"] else 0
 
 
 def cases_of(names):

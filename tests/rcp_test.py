@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Copies trees with examples/rcp, and lets diff -r, and modes, times and blocks, judge; `cp -r --preserve` is the model.
 
-usage: rcp_test.py BUILD_EXAMPLES_DIR
+usage: rcp_test.py BUILD_EXAMPLES_DIR [CASE...]
 
 Prints `ok NAME`, `skip NAME` or `FAIL NAME` with the reason; the last line is `N passed, N failed`, and the exit status is
 1 if one failed.
@@ -15,38 +15,15 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
-import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+# pylint: disable-next=wrong-import-position
+from programs import C_LOCALE, cases_of, check, equal, run_cases, Skip, until
 
 BUILD = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else sys.exit(__doc__)
 RCP = os.path.join(BUILD, "rcp")
-DEADLINE = 60
-C_LOCALE = dict(os.environ, LC_ALL="C")
-
-
-class Failure(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def check(condition, text):
-    if not condition:
-        raise Failure(text)
-
-
-def equal(got, wanted, what):
-    check(got == wanted, "%s: got %.400r, wanted %.400r" % (what, got, wanted))
-
-
-def until(condition, what):
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        check(time.monotonic() < end, "not within %d s: %s" % (DEADLINE, what))
-        time.sleep(0.001)
+DEADLINE = 60  # seconds for a copy
 
 
 def rcp(*args, **options):
@@ -324,30 +301,5 @@ def test_usage():
     check(code == 0 and out.startswith(b"usage: rcp") and not err, "--help: %r" % ((code, out, err),))
 
 
-def main():
-    for number in (signal.SIGINT, signal.SIGHUP):  # which whoever started this may have ignored
-        signal.signal(number, lambda *_: sys.exit(1))
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as place:
-        for name, case in [(n[5:], f) for n, f in globals().items() if n.startswith("test_")]:
-            begin = time.monotonic()
-            os.mkdir(os.path.join(place, name))
-            os.chdir(os.path.join(place, name))
-            os.chmod(place, 0o755)
-            try:
-                case()
-                passed += 1
-                print("ok %s (%.2f s)" % (name, time.monotonic() - begin), flush=True)
-            except Skip as reason:
-                print("skip %s: %s" % (name, reason), flush=True)
-            except Exception as error:
-                failed += 1
-                print("FAIL %s: %s" % (name, error if isinstance(error, Failure) else traceback.format_exc()), flush=True)
-        os.chdir("/")
-        subprocess.run(["chmod", "-R", "u+rwx", place])
-    print("%d passed, %d failed" % (passed, failed))
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases(cases_of(globals())))

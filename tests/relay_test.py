@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares examples/relay with socat and ncat, where they are installed, and checks each direction's end by itself.
 
-usage: relay_test.py BUILD_EXAMPLES_DIR
+usage: relay_test.py BUILD_EXAMPLES_DIR [CASE...]
 
 Prints `ok NAME`, `skip NAME` or `FAIL NAME` with the reason; the last line is `N passed, N failed`, and the exit status is
 1 if one failed.
@@ -17,49 +17,16 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+# pylint: disable-next=wrong-import-position
+from programs import C_LOCALE, cases_of, check, DEADLINE, equal, free_port, run_cases, Skip, until
 
 BUILD = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else sys.exit(__doc__)
 RELAY = os.path.join(BUILD, "relay")
-DEADLINE = 20
 PIPES = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-C_LOCALE = dict(os.environ, LC_ALL="C")
-
-
-class Failure(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def check(condition, text):
-    if not condition:
-        raise Failure(text)
-
-
-def equal(got, wanted, what):
-    check(got == wanted, "%s: got %.200r, wanted %.200r" % (what, got, wanted))
-
-
-def until(condition, what):
-    end = time.monotonic() + DEADLINE
-    while True:
-        value = condition()
-        if value:
-            return value
-        check(time.monotonic() < end, "not within %d s: %s" % (DEADLINE, what))
-        time.sleep(0.002)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def listens(port):
@@ -413,28 +380,5 @@ def test_usage():
     check(code == 0 and out.startswith(b"usage: relay") and not err, "--help: %r" % ((code, out, err),))
 
 
-def main():
-    # Whoever started this may have it ignored, which relay would inherit.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(1))
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as place:
-        os.chdir(place)
-        for name, case in [(n[5:], f) for n, f in globals().items() if n.startswith("test_")]:
-            begin = time.monotonic()
-            try:
-                case()
-                passed += 1
-                print("ok %s (%.2f s)" % (name, time.monotonic() - begin), flush=True)
-            except Skip as reason:
-                print("skip %s: %s" % (name, reason), flush=True)
-            except Exception as error:
-                failed += 1
-                print("FAIL %s: %s" % (name, error if isinstance(error, Failure) else traceback.format_exc()), flush=True)
-        os.chdir("/")
-    print("%d passed, %d failed" % (passed, failed))
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases(cases_of(globals())))
