@@ -273,7 +273,7 @@ struct job : pooled, ring {
     static constexpr std::uint8_t scheduled = 1, suspended = 2, ended = 4, fulfilled = 8;
     static constexpr std::uint8_t woken = 16, returned = 32, look = 64, full_budget = 128;
 
-    std::uint16_t budget = full_budget;
+    std::int16_t budget = full_budget;
     std::uint8_t phase = scheduled;
     bool held = true, cancelled = false, granted = false, failed = false, lost = false;
     std::uint32_t references = 1;
@@ -336,7 +336,7 @@ struct job : pooled, ring {
         phase |= static_cast<std::uint8_t>(phases);
     }
     // May a wait that is over at once go on without suspending? If not it suspends all the same.
-    bool spend() { return budget && budget--; }
+    bool spend() { return --budget >= 0; }
 
     // For waits: it is over, without a result or with one. The difference is what becomes of a
     // cancelled job: with a result, bytes that were read, say, it is resumed once more, without one

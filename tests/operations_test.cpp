@@ -1723,6 +1723,49 @@ TEST_CASE("a close that is cancelled before the kernel has come to it: closed on
     }
 }
 
+TEST_CASE(
+    "a job that the fill of its own request cancels waits for it, and does not block the loop") {
+    struct watched {
+        const void* child = nullptr;
+        int runs = 0;
+    } seen;
+    tube empty;
+    std::optional<join_handle<>> h;
+    std::byte into[1];
+    bool gone = false;
+    auto reads = [&]() -> task<> {
+        struct told {
+            bool& flag;
+            explicit told(bool& f) : flag(f) {}
+            ~told() { flag = true; }
+        } const at_end(gone);
+        auto fill = [&](io_uring_sqe* s) {
+            h.reset();  // the handle of this very job
+            io_uring_prep_read(s, empty.out, into, 1, 0);
+        };
+        co_await io::op(fill);
+        FAIL("resumed");
+    };
+    auto root = [&]() -> task<> {
+        h.emplace(spawn(reads()));
+        co_await turns(5);
+        CHECK(gone);
+        CHECK(reactor::stats().in_flight == 0);
+    };
+    executor ex;
+    ex.hooks.context = &seen;
+    ex.hooks.on_spawn = [](void* c, const ringlet::job_info& j) {
+        *static_cast<watched*>(c) = {j.id, 0};  // the last one is the child
+    };
+    ex.hooks.before_run = [](void* c, const ringlet::job_info& j) {
+        static_cast<watched*>(c)->runs += static_cast<watched*>(c)->child == j.id;
+    };
+    ex.run(root());
+    CHECK(gone);
+    CHECK(seen.runs == 2);  // one to its wait, and one to its end, when the kernel has let go
+    CHECK(ex.empty());
+}
+
 TEST_CASE("SIGPIPE: not from send and sendmsg; from a write to a pipe") {
     auto child = [](const std::function<void()>& f) {
         return exit_code(forked([&] {
