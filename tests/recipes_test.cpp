@@ -70,15 +70,22 @@ auto entries(const char* directory) {
 auto open_files() { return entries("/proc/self/fd"); }
 auto live_threads() { return entries("/proc/self/task"); }
 
+pid_t this_thread() { return static_cast<pid_t>(::syscall(SYS_gettid)); }
+
 // As many files, and in the end as many threads, as there were before: one that has been joined may
 // be in the kernel's list for a moment longer.
 class nothing_left {
 public:
     nothing_left() {
-        static std::jthread first([] {});  // with which ThreadSanitizer starts one of its own
-        if (first.joinable()) first.join();
-        std::ptrdiff_t again = 0;
-        do { threads_ = std::exchange(again, live_threads()); } while (threads_ != again);
+        // The first one, with which ThreadSanitizer starts one of its own.
+        static const pid_t first = [] {
+            pid_t id = 0;
+            std::jthread([&] { id = this_thread(); }).join();
+            return id;
+        }();
+        const std::string listed = "/proc/self/task/" + std::to_string(first);
+        while (std::filesystem::exists(listed)) std::this_thread::yield();
+        threads_ = live_threads();
     }
     nothing_left(nothing_left&&) = delete;
     ~nothing_left() {
@@ -100,8 +107,6 @@ void wait_until_asleep(pid_t thread) {
         state = text.at(text.rfind(')') + 2);
     }
 }
-pid_t this_thread() { return static_cast<pid_t>(::syscall(SYS_gettid)); }
-
 // While one exists no descriptor can be opened.
 class no_more_files {
 public:
