@@ -103,17 +103,22 @@ std::vector<event> of_kind(const std::vector<event>& all, const std::string& ph)
     return some;
 }
 
-// Each track's slices: a wait, a run, a wait ... without gaps. Gives the names on each.
+// Each track's slices: a wait, a run, a wait ... without gaps: each begins at the very number at
+// which the last has ended. Gives the names on each.
 std::map<std::string, std::vector<std::string>> tracks_of(const std::vector<event>& all) {
     std::map<std::string, std::vector<std::string>> names;
-    std::map<std::string, double> end;
-    for (const event& e : of_kind(all, "X")) {
+    std::map<std::string, std::string> end;
+    const auto begins = of_kind(all, "B"), ends = of_kind(all, "E");
+    REQUIRE(begins.size() == ends.size());
+    for (std::size_t i = 0; i < begins.size(); ++i) {
+        const event& e = begins[i];
         const std::string& tid = e.at("tid");
-        const double begin = std::stod(e.at("ts")), lasts = std::stod(e.at("dur"));
-        CHECK(begin >= 0);
-        CHECK(lasts >= 0);
-        if (end.count(tid)) CHECK(begin == doctest::Approx(end[tid]).epsilon(1e-9));
-        end[tid] = begin + lasts;
+        CHECK(ends[i].at("tid") == tid);
+        CHECK(ends[i].at("name") == e.at("name"));
+        CHECK(std::stod(e.at("ts")) >= 0);
+        CHECK(std::stod(ends[i].at("ts")) >= std::stod(e.at("ts")));
+        if (end.count(tid)) CHECK(e.at("ts") == end[tid]);
+        end[tid] = ends[i].at("ts");
         const bool runs = e.at("name").substr(0, 4) == "run ";
         CHECK(runs == (names[tid].size() % 2 == 1));
         names[tid].push_back(e.at("name"));
@@ -205,8 +210,8 @@ TEST_CASE("a tracer inside a running task, and after another one") {
         co_await yield_now();
     };
     ringlet::block_on(root());
-    CHECK(of_kind(parser(first.read()).events(), "X").size() >= 3);
-    CHECK(of_kind(parser(second.read()).events(), "X").size() >= 2);
+    CHECK(of_kind(parser(first.read()).events(), "B").size() >= 3);
+    CHECK(of_kind(parser(second.read()).events(), "B").size() >= 2);
 }
 
 TEST_CASE("a run longer than the limit is told, with where; shorter ones are not") {

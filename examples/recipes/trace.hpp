@@ -7,8 +7,8 @@
 //         ex.run(root());
 //     }
 //
-// Open the file in https://ui.perfetto.dev or chrome://tracing: one track a task, named by the place
-// of its spawn, and on it, named by the lines of the co_awaits, what the task did:
+// Open the file in https://ui.perfetto.dev or https://www.speedscope.app: one track a task, named by
+// the place of its spawn, and on it, named by the lines of the co_awaits, what the task did:
 //
 //     main.cpp:31   | wait main.cpp:31 | run | wait main.cpp:12            | run | wait ...
 //                   ^ (1)              ^ (2) ^ (3)                               ^ (4) on_finish
@@ -99,11 +99,13 @@ private:
                 text(j.spawned).c_str());
         t.runs = !t.runs, t.since = time, t.place = j.where;
     }
+    // A begin and an end, which are the same number where two slices meet: of a slice with a length
+    // viewers add it up, and by its rounding take one slice to lie in the other.
     void slice(const track& t, const char* what, double end) {
-        const char* const form = ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,"
-                                 "\"name\":\"%s %s\"}";
-        std::fprintf(
-            out, form, t.number, t.since - begin, end - t.since, what, text(t.place).c_str());
+        for (const auto& [kind, time] : {std::pair('B', t.since), std::pair('E', end)})
+            std::fprintf(out,
+                ",\n{\"ph\":\"%c\",\"pid\":1,\"tid\":%d,\"ts\":%.3f,\"name\":\"%s %s\"}", kind,
+                t.number, time - begin, what, text(t.place).c_str());
     }
 
     executor& ex;
