@@ -265,16 +265,12 @@ private:
     }
     [[noreturn]] static void refuse(int e) {
         constexpr std::pair<int, const char*> causes[] = {
-            {ENOSYS,
-                ": no io_uring here; it needs Linux 5.15 or later, and a container that does not "
-                "hide it (podman and gVisor do)"},
+            {ENOSYS, ": no io_uring here; it needs Linux 5.15, and a container that shows it"},
             {EPERM,
-                ": forbidden, by a seccomp profile (Docker has one; allow io_uring_setup, "
-                "io_uring_enter, io_uring_register) or by the sysctl kernel.io_uring_disabled "
-                "(set it to 0)"},
+                ": forbidden, by a seccomp profile (allow io_uring_setup, _enter, _register) "
+                "or by the sysctl kernel.io_uring_disabled (set it to 0)"},
             {EACCES, ": forbidden by a security module or sandbox"},
-            {ENOMEM,
-                ": the limit of locked memory is reached; raise RLIMIT_MEMLOCK (`ulimit -l`)"}};
+            {ENOMEM, ": out of locked memory; raise RLIMIT_MEMLOCK (`ulimit -l`)"}};
         std::string text = "ringlet: io_uring_setup";
         for (const auto& [error, cause] : causes) text += error == e ? cause : "";
         detail::fail(e, text);
@@ -401,7 +397,6 @@ struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>>, reactor::compl
         if (!job::current->cancelled) submit(reactor::here());
         return false;
     }
-    void start() {}
     bool insists() const { return in; }  // where `prepare` has cancelled the job that it is for
     auto await_resume() {
         const int n = std::exchange(res, -1);

@@ -577,17 +577,12 @@ class waker {
 public:
     waker() = default;
     waker(detail::job& j, std::uint64_t r) : job(&j), run(r) { ++j.references; }
-    waker(const waker& other) : job(other.job), run(other.run) {
+    waker(const waker& other) : job(other.job.get()), run(other.run) {
         if (job) ++job->references;
     }
-    waker(waker&& other) noexcept : job(std::exchange(other.job, nullptr)), run(other.run) {}
-    waker& operator=(waker other) noexcept {
-        return std::swap(run, other.run), std::swap(job, other.job), *this;
-    }
-    ~waker() {
-        if (job) job->release();
-    }
-    explicit operator bool() const { return job; }
+    waker(waker&&) = default;
+    waker& operator=(waker other) noexcept { return job.swap(other.job), run = other.run, *this; }
+    explicit operator bool() const { return job != nullptr; }
 
     // Schedules the job, if it is still in the suspension that this waker is for.
     void wake() const {
@@ -597,7 +592,7 @@ public:
     bool wakes(const waker& other) const { return job == other.job; }
 
 private:
-    detail::job* job = nullptr;
+    std::unique_ptr<detail::job, detail::ends_with<&detail::job::release>> job;
     std::uint64_t run = 0;
 };
 
@@ -737,6 +732,7 @@ namespace detail {
 template <class W> struct waits : wait {
     job* owner = nullptr;
     bool insists() const { return false; }  // begins even where the job is to stop
+    void start() {}                         // where await_ready has begun it
     bool await_ready() const noexcept { return false; }
     template <class P>
     void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {

@@ -114,8 +114,9 @@ public:
     // The earliest deadline, in nanoseconds on the monotonic clock; parker::never: none.
     std::int64_t earliest() const { return heap.empty() ? never : heap[0].deadline; }
 
-    // Throws std::bad_alloc.
-    void add(detail::timer_node& t) {
+    // Throws std::bad_alloc. Not inlined, as settle: an array's growth is much code, and with it in
+    // their midst the compiler would not inline the awaits that have it.
+    [[gnu::noinline]] void add(detail::timer_node& t) {
         if (t.deadline == never) return;
         heap.push_back({t.deadline, ++count, &t});
         t.heap = this;
@@ -168,8 +169,8 @@ private:
         auto operator<=>(const entry&) const = default;
     };
     // Puts e into the hole at i, after those above that are later have come down into it, or those
-    // below that are earlier have come up. Not inlined: most programs have few timers, whose adding
-    // and removing comes to a store or two without it.
+    // below that are earlier have come up. Where there is one timer only nothing has to move, and
+    // nobody comes here.
     [[gnu::noinline]] void settle(std::size_t i, const entry e) {
         for (std::size_t up; i && e < heap[up = (i - 1) / 4]; i = up) put(i, heap[up]);
         for (std::size_t n = heap.size(), down; (down = 4 * i + 1) < n; i = down) {
@@ -208,7 +209,6 @@ struct [[nodiscard]] sleep final : waits<sleep>, timer_node {
         const bool over = deadline == 0 && job::current->spend();
         return over || (heap_here.add(*this), false);
     }
-    void start() {}
     void await_resume() const noexcept {}
 
     bool interrupt(job&) noexcept override { return leave(), true; }
