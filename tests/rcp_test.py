@@ -15,6 +15,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -166,6 +167,20 @@ def test_holes():
     for name in layouts:
         old, new = os.stat("sparse/" + name).st_blocks, os.stat("sparse2/" + name).st_blocks
         check(new <= old + 64, "%s: %d blocks have become %d" % (name, old, new))
+
+
+def test_large_ones():
+    """What the kernel copies by itself, and, from another kind of file system, does not."""
+    data = os.urandom((20 << 20) + 12345)
+    put("large", data, 0o600)
+    works("large", "large2")
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as elsewhere:
+        elsewhere.write(data)
+        elsewhere.flush()
+        works(elsewhere.name, "large3")
+    for name in ("large2", "large3"):
+        with open(name, "rb") as f:
+            check(f.read() == data, name)
 
 
 def test_files_that_do_not_know_their_size():
