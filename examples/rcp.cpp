@@ -60,14 +60,14 @@ struct copying {
     // is large the kernel copies by itself, or shares the blocks, on a helper thread, if it can.
     task<> copy_data(int from, int to, const struct stat& s, std::span<std::byte> buffer) {
         const bool holes = s.st_blocks * 512 < s.st_size;
-        off_t at = 0, end = holes ? 0 : s.st_size ? s.st_size : INT64_MAX;
+        off_t at = 0, end = holes ? 0 : s.st_size ? s.st_size : INT64_MAX, large = s.st_size >> 20;
         for (off_t n = 1; n > 0 && (holes || at < end); at += n, bytes += n) {
             if (holes && at == end && (at = ::lseek(from, end, SEEK_DATA)) < 0) break;
             if (holes && at >= end) check(end = ::lseek(from, at, SEEK_HOLE), "lseek");
             off64_t in = at, out = at, size = std::min(end - at, off_t(8) << 20);
             const auto move = [&] { return ::copy_file_range(from, &in, to, &out, size, 0); };
-            n = s.st_size >> 20;
-            if (n > 0) n = co_await unblock(move);
+            if (large > 0) large = co_await unblock(move);
+            n = large;
             if (n > 0) continue;
             const auto room = std::min<std::size_t>(size, buffer.size());
             n = off_t(co_await io::read(from, buffer.first(room), at));
