@@ -57,10 +57,10 @@ struct copying {
     }
 
     // Of a file with holes only what is between them. Some, as in /proc, do not know their size. What
-    // is large the kernel copies by itself, or shares the blocks, on a helper thread, if it can.
+    // is large, 16 MiB, the kernel copies by itself, or shares the blocks, on a helper thread, if it can.
     task<> copy_data(int from, int to, const struct stat& s, std::span<std::byte> buffer) {
         const bool holes = s.st_blocks * 512 < s.st_size;
-        off_t at = 0, end = holes ? 0 : s.st_size ? s.st_size : INT64_MAX, large = s.st_size >> 20;
+        off_t at = 0, end = holes ? 0 : s.st_size ? s.st_size : INT64_MAX, large = s.st_size >> 24;
         for (off_t n = 1; n > 0 && (holes || at < end); at += n, bytes += n) {
             if (holes && at == end && (at = ::lseek(from, end, SEEK_DATA)) < 0) break;
             if (holes && at >= end) check(end = ::lseek(from, at, SEEK_HOLE), "lseek");
