@@ -110,7 +110,6 @@ struct batch {
     run_queue& from;
     job *next = nullptr, **end = nullptr;
     explicit batch(run_queue& q) : from(q) {}
-    batch(batch&&) = delete;
     ~batch() {
         if (!next) return;
         *end = from.first;
@@ -132,7 +131,7 @@ struct batch {
 // has to keep the lambda, and here it is a parameter.
 template <class F, class... A>
 task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
-    co_return co_await f(std::move(args)...);
+    co_return co_await std::apply(f, std::forward_as_tuple(std::move(args)...));
 }
 
 }  // namespace detail
@@ -161,8 +160,6 @@ public:
     // Calls that other threads make for a task: until they are back, virtual time stands still.
     unsigned outside = 0;
 
-    executor() = default;
-    executor(executor&&) = delete;
     ~executor();
 
     // The task runs at the next turn. Throws std::bad_alloc.
@@ -184,7 +181,7 @@ public:
     // Is none runnable?
     bool idle() const { return ready.empty() && later.empty(); }
     // Appends a line for each live task: where it was spawned, and what it waits for, and where.
-    void dump(std::string& out) const;
+    void dump(std::string& out) const { list(jobs, out, 1); }
 
     // The one that runs on this thread, or nullptr.
     static executor* current() { return running; }
@@ -237,7 +234,7 @@ private:
         if (error) std::rethrow_exception(error);
     }
     void tell(executor_hooks::hook hook, const detail::job& j) const {
-        if (hook) hook(hooks.context, {&j, j.parent, j.spawned, j.where});
+        if (hook) hook(hooks.context, {&j, j.parent, j.origin(), j.awaits_at()});
     }
     // The clock is asked before the ring because it stands in front of it: it lets the ring sleep,
     // but not past the next deadline. An executor with neither can only be idle for good.
@@ -327,16 +324,15 @@ inline void executor::give_up() {
 inline void executor::list(const detail::ring& jobs, std::string& out, std::size_t depth) {
     jobs.each<detail::job>([&](const detail::job& j) {
         out.append(2 * depth, ' ').append("task spawned at ");
-        detail::append_place(out, j.spawned);
+        detail::append_place(out, j.origin());
         if (j.waiting) j.waiting->describe(out += " waits for ");
         else if (j.is(detail::job::suspended)) out += " waits for a waker";
         else out += j.is(detail::job::scheduled) ? " is runnable" : " runs";
-        detail::append_place(out += " at ", j.where);
+        detail::append_place(out += " at ", j.awaits_at());
         out += '\n';
         if (j.children()) list(*j.children(), out, depth + 1);
     });
 }
-inline void executor::dump(std::string& out) const { list(jobs, out, 1); }
 
 // ---- 3. What programs call ----------------------------------------------------------------------
 
@@ -347,8 +343,8 @@ inline executor& running_executor() {
     throw std::logic_error("ringlet: no executor runs on this thread; start one with block_on");
 }
 
-// The place of the running task's last co_await: a pack of arguments leaves no room for a default.
-inline source last_place() { return job::current ? job::current->where : source(); }
+// The place of the running task's last co_await.
+inline source last_place() { return job::current ? job::current->awaits_at() : source(); }
 
 // Not a wait, and no waker: the job says itself that it has been woken while it ran, which is all
 // that a yield is. The run loop tests for that first, since a yield is the cheapest thing a task
@@ -383,11 +379,17 @@ template <detail::awaitable A>
     return detail::running_executor().spawn(detail::as_task(std::move(work)), place);
 }
 // Spawns f(args...), a task, with copies of f and of args in its frame: the safe way to spawn a
-// lambda, whose captures would otherwise be gone at its first suspension.
-template <class F, class... A>
-requires std::is_invocable_v<F&, A...>
-auto spawn(F f, A... args) {
-    return spawn(detail::call(std::move(f), std::move(args)...), detail::last_place());
+// lambda, whose captures would otherwise be gone at its first suspension. With arguments the place
+// of the spawn is that of the running task's last co_await: they leave no room for a default.
+template <class F>
+requires std::is_invocable_v<F&>
+auto spawn(F f, source place = source::current()) {
+    return spawn(detail::call(std::move(f)), place);
+}
+template <class F, class A, class... B>
+requires std::is_invocable_v<F&, A, B...>
+auto spawn(F f, A a, B... b) {
+    return spawn(detail::call(std::move(f), std::move(a), std::move(b)...), detail::last_place());
 }
 
 // For a task that computes for long: a yield every few hundred microseconds keeps the others alive.
@@ -453,6 +455,11 @@ template <bool Any, class Tasks> struct [[nodiscard]] joined final : group {
     }
 };
 
+template <bool Any> auto join(auto awaitables) {
+    auto tasks = each(awaitables, [](auto& one) { return as_task(std::move(one)); });
+    return joined<Any, decltype(tasks)>(std::move(tasks));
+}
+
 // The body is a child as well, the only one with a handle. The others are spawned in it, or in each
 // other, and nobody takes their values.
 template <class F> struct [[nodiscard]] scoping final : group {
@@ -476,25 +483,23 @@ template <class F> struct [[nodiscard]] scoping final : group {
 
 // Runs the tasks side by side, and gives a tuple of their values, `nothing` for a task<>. The first
 // exception cancels the others, waits for them, and is rethrown. Takes tasks or other awaitables,
-// or a vector of tasks, which gives a vector. Costs a job for each.
+// or a vector of them, which gives a vector. Costs a job for each.
 template <detail::awaitable... A> auto when_all(A... work) {
-    using tasks = std::tuple<task<detail::await_result<A>>...>;
-    return detail::joined<false, tasks>(tasks(detail::as_task(std::move(work))...));
+    return detail::join<false>(std::tuple<A...>(std::move(work)...));
 }
-template <class T> auto when_all(std::vector<task<T>> work) {
-    return detail::joined<false, std::vector<task<T>>>(std::move(work));
+template <class A> auto when_all(std::vector<A> work) {
+    return detail::join<false>(std::move(work));
 }
 // The same until one has ended: then the others are cancelled, and waited for. Gives optionals:
 // whoever finished has a value, at least one does. If nobody has, the first exception is rethrown.
 // Throws std::invalid_argument for an empty vector.
 template <detail::awaitable... A>
 requires(sizeof...(A) > 0) auto when_any(A... work) {
-    using tasks = std::tuple<task<detail::await_result<A>>...>;
-    return detail::joined<true, tasks>(tasks(detail::as_task(std::move(work))...));
+    return detail::join<true>(std::tuple<A...>(std::move(work)...));
 }
-template <class T> auto when_any(std::vector<task<T>> work) {
+template <class A> auto when_any(std::vector<A> work) {
     if (work.empty()) throw std::invalid_argument("ringlet: when_any of no task");
-    return detail::joined<true, std::vector<task<T>>>(std::move(work));
+    return detail::join<true>(std::move(work));
 }
 
 // Starts children in a scope, for as long as that lasts. Copyable; children may have it too, and
@@ -588,7 +593,6 @@ struct in_line : waits<in_line>, ring {
 template <class T> class channel {
 public:
     explicit channel(std::size_t n) : capacity(n) {}
-    channel(channel&&) = delete;
     ~channel() {
         close();
         dismiss<sending>(senders);

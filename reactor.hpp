@@ -40,11 +40,9 @@
 
 #include "executor.hpp"
 
-#include <fcntl.h>
-#include <liburing.h>
+#include <liburing.h>  // and with it sys/socket.h, sys/uio.h, fcntl.h
 #include <poll.h>
 #include <pthread.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -54,7 +52,6 @@
 #include <cstring>
 #include <span>
 #include <system_error>
-#include <vector>
 
 namespace ringlet {
 
@@ -115,7 +112,7 @@ public:
     struct options {
         unsigned entries;  // of the submission ring; the completion ring has four times as many
         unsigned flags;    // IORING_SETUP_*; 0: the best that the kernel has
-        explicit options(unsigned n = 64, unsigned f = 0) : entries(n), flags(f) {}
+        options(unsigned n = 64, unsigned f = 0) : entries(n), flags(f) {}
     };
     // The kernel gives back, with each answer, 64 bits that came with the request: here the address
     // of one of these. So it must not move, nor go, before the last answer.

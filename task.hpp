@@ -292,6 +292,15 @@ struct job : pooled, ring {
     virtual ~job() = default;
     virtual std::exception_ptr discard() noexcept = 0;  // drops the result; gives the exception
 
+    // Where it waits, and where it was spawned, for those who look. What is awaited in this file, in
+    // as_task, the program has written elsewhere: where it spawned the job, or made the group that
+    // this is a child in.
+    source awaits_at() const { return here(where) ? origin() : where; }
+    source origin() const { return here(spawned) && parent ? parent->awaits_at() : spawned; }
+    static bool here(source place) {
+        return std::string_view(place.file_name()) == source::current().file_name();
+    }
+
     bool is(std::uint8_t phases) const { return phase & phases; }
     const ring* children() const { return waiting ? waiting->children() : nullptr; }
 
@@ -425,7 +434,7 @@ private:
             "ringlet: a task came back without a wait: a co_await in a condition, with "
             "g++ 12.2 (write `auto x = co_await ...; if (x)`), or an awaiter that is "
             "not ringlet's (use ringlet::suspend). It was spawned at ";
-        append_place(text, spawned);
+        append_place(text, origin());
         end(true);
         throw std::logic_error(text);
     }

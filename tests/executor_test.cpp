@@ -284,6 +284,21 @@ TEST_CASE("spawn(f, args...) copies f and its arguments, once") {
     CHECK(x.moved > 0);
 }
 
+TEST_CASE("spawn(f, args...): what std::invoke can call, members of a class too") {
+    struct account {
+        task<int> add(int n) { co_return sum += n; }
+        int sum = 40;
+    };
+    auto root = []() -> task<int> {
+        account a;
+        auto h = ringlet::spawn(&account::add, &a, 2);
+        int n = co_await std::move(h);
+        CHECK(a.sum == 42);
+        co_return n;
+    };
+    CHECK(block_on(root()) == 42);
+}
+
 TEST_CASE("spawn(f, args...): rvalues are not copied, captures and move-only arguments live on") {
     copies f, x;
     int sum = 0;
@@ -951,6 +966,59 @@ TEST_CASE("deadlock out of block_on destroys everything") {
     CHECK_THROWS_AS(block_on(root()), deadlock);
     CHECK(parameters == 2);
     g.open();  // does nothing
+}
+
+TEST_CASE("deadlock: what is awaited is named by the program's lines, also if it is no task") {
+    ringlet::channel<int> c(0);
+    int in_groups = 0, spawned = 0, joined = 0, called = 0;
+    const auto check_lines = [](const std::string& text, std::vector<int> spawns,
+                                 std::vector<int> waits) {
+        INFO(text);
+        const std::vector<std::string> lines = lines_of(text);
+        REQUIRE(lines.size() > spawns.size());
+        for (std::size_t i = 0; i < spawns.size(); ++i) {
+            const std::string& line = lines[i + 1];  // the first says what it is
+            const std::size_t middle = line.find(" waits for ");
+            REQUIRE(middle != std::string::npos);
+            CHECK(names(line.substr(0, middle), spawns[i]));
+            CHECK(names(line.substr(middle), waits[i]));
+        }
+    };
+    const auto text_of = [](auto awaitable, int& line) {
+        line = __LINE__ + 2;
+        try {
+            block_on(std::move(awaitable));
+        } catch (const deadlock& d) { return std::string(d.what()); }
+        return std::string();
+    };
+    auto groups = [&]() -> task<> {
+        in_groups = __LINE__ + 1;
+        co_await ringlet::when_all(c.recv(), ringlet::shield(c.recv()));
+    };
+    std::string text = text_of(groups(), called);
+    check_lines(text, {called, in_groups, in_groups, in_groups},
+        {in_groups, in_groups, in_groups, in_groups});
+    auto spawns = [&]() -> task<> {
+        spawned = __LINE__ + 1;
+        auto h = ringlet::spawn(c.recv());
+        joined = __LINE__ + 1;
+        co_await std::move(h);
+    };
+    text = text_of(spawns(), called);
+    check_lines(text, {called, spawned}, {joined, spawned});
+    text = text_of(c.recv(), called);
+    check_lines(text, {called}, {called});
+    auto of_lambdas = [&]() -> task<> {
+        auto waits = [&c]() -> task<> { co_await c.recv(); };
+        const int inside = __LINE__ - 1;
+        spawned = __LINE__ + 1;
+        auto h = ringlet::spawn(waits);
+        co_await yield_now();
+        std::string all;
+        executor::current()->dump(all);
+        CHECK(names(line_naming(all, inside), spawned));
+    };
+    block_on(of_lambdas());
 }
 
 TEST_CASE("deadlock: a reactor or timers with nothing left in them give no hope") {

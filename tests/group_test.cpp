@@ -247,6 +247,31 @@ TEST_CASE("when_all over a vector: values in order, void, move-only") {
     CHECK(time.passed() == 100ms);
 }
 
+TEST_CASE("when_all and when_any over a vector of other awaitables: handles, sleeps") {
+    stopwatch time;
+    auto root = [&]() -> task<> {
+        std::vector<join_handle<int>> handles;
+        for (int i = 0; i < 10; ++i) handles.push_back(ringlet::spawn(nap((10 - i) * 1ms, i)));
+        std::vector<int> numbers = co_await when_all(std::move(handles));
+        CHECK(time.passed() == 10ms);
+        REQUIRE(numbers.size() == 10);
+        for (int i = 0; i < 10; ++i) CHECK(numbers[static_cast<std::size_t>(i)] == i);
+
+        std::vector<join_handle<int>> racers;
+        for (int i = 0; i < 3; ++i) racers.push_back(ringlet::spawn(nap((3 - i) * 1ms, i)));
+        std::vector<std::optional<int>> first = co_await when_any(std::move(racers));
+        CHECK(time.passed() == 11ms);
+        CHECK(first == std::vector<std::optional<int>>{std::nullopt, std::nullopt, 2});
+
+        std::vector<decltype(sleep_for(1ms))> sleeps;
+        for (int i = 1; i <= 3; ++i) sleeps.push_back(sleep_for(i * 1ms));
+        std::vector<ringlet::nothing> none = co_await when_all(std::move(sleeps));
+        CHECK(none.size() == 3);
+        CHECK(time.passed() == 14ms);
+    };
+    block_on(root());
+}
+
 TEST_CASE("when_all: the first exception cancels the others, waits for them, and is rethrown") {
     for (bool list : {false, true}) {
         CAPTURE(list);
