@@ -294,10 +294,10 @@ struct job : pooled, ring {
 
     // Where it waits, and where it was spawned, for those who look. What is awaited in this file, in
     // as_task, the program has written elsewhere: where it spawned the job, or made the group that
-    // this is a child in.
+    // this is a child in. Cold: or the compiler would have it in the loop, for the hooks.
     source awaits_at() const { return here(where) ? origin() : where; }
     source origin() const { return here(spawned) && parent ? parent->awaits_at() : spawned; }
-    static bool here(source place) {
+    [[gnu::cold]] static bool here(source place) {
         return std::string_view(place.file_name()) == source::current().file_name();
     }
 
