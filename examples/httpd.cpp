@@ -61,13 +61,14 @@ task<http1::answer> find(const http1::parser& request, unique_fd& file) {
     co_return a;
 }
 
-// A client that takes nothing for so long is given up; after a second, if the server is to end.
+// A client that takes nothing for so long is given up; after 2 or 3 seconds, if the server is to end.
 task<> send_all(int client, std::span<const std::byte> rest) {
     for (auto left = patience; !rest.empty();) {
         const auto sent = co_await try_timeout(1s, io::send(client, rest));
         const bool ending = co_await cancel_requested();
+        if (ending) left = std::min(left, 3s);
         if (sent) rest = rest.subspan(*sent), left = patience;
-        else if (ending || --left <= 0s) throw std::system_error(ETIMEDOUT, std::system_category());
+        else if (--left <= 0s) throw std::system_error(ETIMEDOUT, std::system_category());
     }
 }
 // Gives whether another request may follow.
