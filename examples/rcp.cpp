@@ -64,13 +64,13 @@ struct copying {
         for (off_t n = 1; n > 0 && (holes || at < end); at += n, bytes += n) {
             if (holes && at == end && (at = ::lseek(from, end, SEEK_DATA)) < 0) break;
             if (holes && at >= end) check(end = ::lseek(from, at, SEEK_HOLE), "lseek");
-            off64_t in = at, out = at, size = std::min(end - at, off_t(8) << 20);
+            off64_t in = at, out = at;
+            const auto size = std::size_t(std::min(end - at, off_t(8) << 20));
             const auto move = [&] { return ::copy_file_range(from, &in, to, &out, size, 0); };
             if (large > 0) large = co_await unblock(move);
             n = large;
             if (n > 0) continue;
-            const auto room = std::min<std::size_t>(size, buffer.size());
-            n = off_t(co_await io::read(from, buffer.first(room), at));
+            n = off_t(co_await io::read(from, buffer.first(std::min(size, buffer.size())), at));
             if (n > 0) co_await io::write_all(to, buffer.first(std::size_t(n)), at);
         }
         if (holes) check(::ftruncate(to, s.st_size), "ftruncate");
