@@ -487,7 +487,7 @@ template <class F> struct [[nodiscard]] scoping final : group {
 template <detail::awaitable... A> auto when_all(A... work) {
     return detail::join<false>(std::tuple<A...>(std::move(work)...));
 }
-template <class A> auto when_all(std::vector<A> work) {
+template <detail::awaitable A> auto when_all(std::vector<A> work) {
     return detail::join<false>(std::move(work));
 }
 // The same until one has ended: then the others are cancelled, and waited for. Gives optionals:
@@ -497,7 +497,7 @@ template <detail::awaitable... A>
 requires(sizeof...(A) > 0) auto when_any(A... work) {
     return detail::join<true>(std::tuple<A...>(std::move(work)...));
 }
-template <class A> auto when_any(std::vector<A> work) {
+template <detail::awaitable A> auto when_any(std::vector<A> work) {
     if (work.empty()) throw std::invalid_argument("ringlet: when_any of no task");
     return detail::join<true>(std::move(work));
 }
