@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory_resource>
+#include <new>
 #include <optional>
 #include <random>
 #include <ringlet/timer.hpp>
@@ -766,6 +768,55 @@ TEST_CASE("a dump says that a job sleeps") {
     INFO(text);
     CHECK(text.find("sleep") != std::string::npos);
     CHECK(text.find("sleep", text.find('\n')) != std::string::npos);
+}
+
+// ---- no memory ---------------------------------------------------------------------------------
+
+TEST_CASE("no room for another deadline: the await throws, and nothing else is lost") {
+    // The array has room for 64; to grow it needs 3 KB in one piece, which there is not.
+    struct : std::pmr::memory_resource {
+        void* do_allocate(std::size_t n, std::size_t a) override {
+            if (n == 3072) throw std::bad_alloc();
+            return std::pmr::new_delete_resource()->allocate(n, a);
+        }
+        void do_deallocate(void* p, std::size_t n, std::size_t a) override {
+            std::pmr::new_delete_resource()->deallocate(p, n, a);
+        }
+        bool do_is_equal(const memory_resource& o) const noexcept override { return this == &o; }
+    } memory;
+    ringlet::frame_pool::use(&memory);
+    int ended = 0, refused = 0, begun = 0;
+    {
+        virtual_time clock;
+        auto sleeper = [&]() -> task<> {
+            co_await sleep_for(1s);
+            ++ended;
+        };
+        auto child = [&]() -> task<> {
+            ++begun;
+            co_await yield_now();
+        };
+        auto root = [&]() -> task<> {
+            std::vector<join_handle<>> all;
+            for (int i = 0; i < 64; ++i) all.push_back(ringlet::spawn(sleeper()));
+            co_await yield_now();
+            try {
+                co_await sleep_for(1s);
+            } catch (const std::bad_alloc&) { ++refused; }
+            CHECK(refused == 1);
+            try {
+                co_await ringlet::timeout(1s, child());
+            } catch (const std::bad_alloc&) { ++refused; }
+            CHECK(refused == 2);
+            CHECK(begun == 0);
+            for (auto& h : all) co_await std::move(h);
+            CHECK(ended == 64);
+            co_await ringlet::timeout(1s, child());  // there is room again
+            CHECK(begun == 1);
+        };
+        block_on(root());
+    }
+    ringlet::frame_pool::use(nullptr);  // throws if a frame or a job were left
 }
 
 // ---- an idle executor --------------------------------------------------------------------------
