@@ -21,7 +21,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 # pylint: disable-next=wrong-import-position
-from programs import C_LOCALE, cases_of, check, DEADLINE, equal, run, run_cases, Skip, until
+from programs import C_LOCALE, cases_of, check, DEADLINE, equal, free_port, run, run_cases, Skip, until
 
 BUILD = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else sys.exit(__doc__)
 REPO = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
@@ -520,7 +520,7 @@ def stuck(server):
 
 
 def ends_on(number):
-    with Server() as server:
+    with Server(port=free_port()) as server:
         idle = [server.connect() for _ in range(40)]
         busy = [server.connect() for _ in range(10)]
         for s in busy:

@@ -17,7 +17,7 @@ import time
 import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from programs import (DEADLINE, Skip, accepts, cases_of, check, end_well, equal, more_descriptors, need, nginx, run,
+from programs import (DEADLINE, Skip, accepts, cases_of, check, end_well, equal, free_port, more_descriptors, need, nginx, run,
                       run_cases, started, until)
 
 HTTPD = os.path.abspath(sys.argv[1] + "/httpd") if len(sys.argv) > 1 else sys.exit(__doc__)
@@ -43,10 +43,10 @@ def files():
 
 
 @contextlib.contextmanager
-def httpd(*options, root=None, ends_well=True):
+def httpd(*options, root=None, ends_well=True, port=0):
     """-> process, port"""
     root = root or files()
-    command = [HTTPD, "--port", "0", *options, root]
+    command = [HTTPD, "--port", str(port), *options, root]
     with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         line = process.stdout.readline().decode()
         found = re.fullmatch(r"listening on 127\.0\.0\.1:(\d+)\n", line)
@@ -345,7 +345,8 @@ def test_clients_that_vanish():
 def test_ends_well():
     for number in (signal.SIGTERM, signal.SIGINT):
         for threads in ("1", "3"):
-            with httpd("--threads", threads, root=None if not os.path.exists("www") else os.path.abspath("www")) as (process, port):
+            root = os.path.abspath("www") if os.path.exists("www") else None
+            with httpd("--threads", threads, root=root, port=free_port()) as (process, port):
                 idle = [connect(port, text) for text in (b"", b"GET /a.txt HT")]
                 begun = connect(port, b"GET /big.bin HTTP/1.1\r\nHost: a\r\n\r\n", 4096)
                 got = begun.recv(100)

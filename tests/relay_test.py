@@ -364,8 +364,9 @@ def test_signals():
                 relay.process.send_signal(number)
                 relay.ends(-number)
                 equal(peer.recv(1), b"", "the connection is closed")
-        with Relay("-l", 0) as relay:
-            port = int(relay.process.stderr.readline().split()[-1])
+        port = free_port()
+        with Relay("-l", port) as relay:
+            equal(int(relay.process.stderr.readline().split()[-1]), port, "where it listens")
             relay.process.send_signal(number)
             relay.ends(-number)
             with socket.socket() as s:

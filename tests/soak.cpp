@@ -557,10 +557,11 @@ task<> copy_trees(tree& t, engine random) {
 
 // ---- a round -----------------------------------------------------------------------------------
 
-// The first has half as many clients again: so what memory it takes is enough for all that follow.
+// The first has twice as many clients: so what memory it takes is enough for all that follow, however
+// the machine divides its time among them.
 struct stage {
     std::uint64_t number, started = 0;
-    std::size_t size = number ? 1000 : 1500;
+    std::size_t size = number ? 1000 : 2000;
     server s{size};
     std::vector<join_handle<>> clients{size};
     explicit stage(std::uint64_t n) : number(n) {}
@@ -614,9 +615,9 @@ long resident_kb() {
 void raise_limit_of_files() {
     rlimit l{};
     must(::getrlimit(RLIMIT_NOFILE, &l) == 0);
-    l.rlim_cur = std::max<rlim_t>(l.rlim_cur, std::min<rlim_t>(l.rlim_max, 4096));
+    l.rlim_cur = std::max<rlim_t>(l.rlim_cur, std::min<rlim_t>(l.rlim_max, 8192));
     must(::setrlimit(RLIMIT_NOFILE, &l) == 0);
-    must(l.rlim_cur >= 3200);
+    must(l.rlim_cur >= 4400);
 }
 
 struct books {
