@@ -329,6 +329,8 @@ inline void executor::list(const detail::ring& jobs, std::string& out, std::size
         else if (j.is(detail::job::suspended)) out += " waits for a waker";
         else out += j.is(detail::job::scheduled) ? " is runnable" : " runs";
         detail::append_place(out += " at ", j.awaits_at());
+        for (const detail::section* s = j.inner; s; s = s->outer)
+            s->describe(out += ", in "), detail::append_place(out += " at ", s->where);
         out += '\n';
         if (j.children()) list(*j.children(), out, depth + 1);
     });
@@ -557,7 +559,7 @@ struct in_line : waits<in_line>, ring {
     explicit in_line(ring& l) : line(l) {}
     bool ready(auto attempt) {
         const bool affordable = job::current->spend();
-        over = (affordable || !job::current->cancelled) && attempt();
+        over = (affordable || !job::current->stopping) && attempt();
         return over && affordable;
     }
     bool insists() const { return over; }

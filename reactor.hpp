@@ -223,6 +223,7 @@ public:
     // kernel has no work deferred (TASKRUN) and no completions that found no room (CQ_OVERFLOW).
     bool park(std::int64_t until) override {
         if (forked()) return false;
+        if (!counts.in_flight && until == now) return true;
         const bool hope = counts.in_flight || until != never;
         if (hope && until != now) enter(1, until);
         else if (unsubmitted() || *ring.sq.kflags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
@@ -281,7 +282,7 @@ private:
     // waits for `least` completions, or till `until`. liburing's own calls leave out GETEVENTS,
     // with which alone deferred completions arrive, or go back to sleep after a signal. What it
     // returns is of no interest: the rings say what has happened.
-    void enter(unsigned least, std::int64_t until = never) {
+    [[gnu::noinline]] void enter(unsigned least, std::int64_t until = never) {
         constexpr unsigned no_iowait = 1u << 7, has_no_iowait = 1u << 17;  // Linux 6.15
         unsigned flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
         if (registered) flags |= IORING_ENTER_REGISTERED_RING;
@@ -391,7 +392,7 @@ struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>>, reactor::compl
     // The request is written here, where it can still throw: no ring, no room, a prepare that
     // fails. A job that is to stop begins nothing.
     bool await_ready() {
-        if (!job::current->cancelled) submit(reactor::here());
+        if (!job::current->stopping) submit(reactor::here());
         return false;
     }
     bool insists() const { return in; }  // where `prepare` has cancelled the job that it is for
@@ -420,7 +421,7 @@ private:
     // work on a path begin again then. With a descriptor it may be that somebody did cancel it.
     bool retries(int n) const {
         return (std::is_same_v<A, copied<char>> || ...) && n == -ECANCELED && this->owner
-            && !this->owner->cancelled && in->has_room();
+            && !this->owner->stopping && in->has_room();
     }
     bool interrupt(job&) noexcept override { return !in->cancel(this); }
     void describe(std::string& out) const override {

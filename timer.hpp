@@ -11,8 +11,8 @@
 //
 //     (1) co_await                  (2) timers::park                  (3) timers::expire
 //     computed ---> in the heap ---> the earliest bounds the sleep ---> the sleeper is runnable, or
-//                       |                                               the timeout stops its child
-//                       +--- (4) the job is cancelled, or the child has ended: unlinked, at once
+//                       |                                         the timeout stops what it is around
+//                       +--- (4) the job is cancelled, or the work is done: unlinked, at once
 //
 // A program with 10,000 connections has 10,000 timeouts, almost all of which are cancelled: so what
 // counts is that to set and to cancel is cheap, and that nothing happens until one is really over.
@@ -22,8 +22,8 @@
 //     nothing comes for 10 s: the loop's own sleep ends, since its limit was that deadline
 //
 // Deadlines are counted from the call, and kept as points on the monotonic clock: so a loop that
-// takes its time does not add to them, and none is ever early. The clock is read once a look, and
-// once for each deadline that is computed: a reading costs 30 ns, as much as three yields.
+// takes its time does not add to them, and none is ever early. The clock is read once for each
+// deadline that is computed, and once a look if nobody else has: 30 ns, as much as three yields.
 #pragma once
 
 #include "reactor.hpp"
@@ -50,17 +50,21 @@ public:
         active = this;
     }
     virtual_time(virtual_time&&) = delete;
-    ~virtual_time() { active = nullptr; }
+    ~virtual_time() { active = nullptr, last_read = 0; }
 
     // The virtual time while there is one, else the real.
     static time_point now() { return time_point(std::chrono::nanoseconds(nanoseconds())); }
 
     static std::int64_t nanoseconds() { return active ? active->time : detail::monotonic(); }
+    // The same for who sets a deadline. The next look makes do with that reading: what has become
+    // due since is found one look later, and a turn that sets a deadline reads the clock once.
+    static std::int64_t read() { return last_read = nanoseconds(); }
 
 private:
     friend class timers;
     std::int64_t time;
     inline static constinit thread_local virtual_time* active = nullptr;
+    inline static constinit thread_local std::int64_t last_read = 0;  // since the last look, or 0
 };
 
 // ---- 2. The heap --------------------------------------------------------------------------------
@@ -109,24 +113,22 @@ public:
         if (!ex.clock) ex.clock = std::make_unique<timers>(ex, reactor::here());
         return static_cast<timers&>(*ex.clock);
     }
-    timers(executor& e, reactor& r) : ex(e), io(r) { heap.reserve(64); }
+    [[gnu::noinline]] timers(executor& e, reactor& r) : ex(e), io(r), heap(64) {}
 
     // The earliest deadline, in nanoseconds on the monotonic clock; parker::never: none.
-    std::int64_t earliest() const { return heap.empty() ? never : heap[0].deadline; }
+    std::int64_t earliest() const { return size ? heap[0].deadline : never; }
 
-    // Throws std::bad_alloc. Not inlined, as settle: an array's growth is much code, and with it in
-    // their midst the compiler would not inline the awaits that have it.
-    [[gnu::noinline]] void add(detail::timer_node& t) {
+    // Throws std::bad_alloc.
+    void add(detail::timer_node& t) {
         if (t.deadline == never) return;
-        heap.push_back({t.deadline, ++count, &t});
+        if (size == heap.size()) grow();
         t.heap = this;
-        t.place = heap.size() - 1;
-        if (t.place) settle(t.place, heap.back());
+        put(size, {t.deadline, ++count, &t});
+        if (size++) settle(size - 1, heap[size - 1]);
     }
     void remove(detail::timer_node& t) {
         t.heap = nullptr;
-        const entry last = heap.back();
-        heap.pop_back();
+        const entry& last = heap[--size];
         if (last.node != &t) settle(t.place, last);
     }
 
@@ -134,27 +136,30 @@ public:
     // finds and what the heap finds is runnable in the same turn, I/O first.
     //
     // Lets the reactor sleep, to the earliest deadline at most, and ends the waits that are over.
+    bool park(std::int64_t until) override {
+        if (virtual_time::active) return park_or_jump(until);
+        const bool hope = io.park(std::min(until, earliest()));
+        std::int64_t time = std::exchange(virtual_time::last_read, 0);
+        if (size && (!time || until != now)) time = detail::monotonic();  // it may have slept
+        return expire(time), hope;
+    }
     // On a virtual clock it does not let it sleep: it looks, and if nothing has come the clock goes
     // to the next deadline. Nothing may be under way then that real time would end: what the ring
     // had to give has been taken, and calls on other threads are back (executor::outside).
-    bool park(std::int64_t until) override {
-        const bool jumps = virtual_time::active && until != now && !ex.outside;
-        const std::int64_t bound = virtual_time::active ? never : earliest();
-        const bool hope = io.park(jumps ? now : std::min(until, bound));
-        expire();
+    [[gnu::noinline]] bool park_or_jump(std::int64_t until) {
+        const bool jumps = until != now && !ex.outside;
+        const bool hope = io.park(jumps ? now : until);
+        expire(virtual_time::nanoseconds());
         if (!jumps || !ex.idle()) return hope;
-        if (heap.empty()) return io.park(until);
+        if (!size) return io.park(until);
         virtual_time::active->time = std::max(virtual_time::active->time, earliest());
-        expire();
-        return true;
+        return expire(virtual_time::nanoseconds()), true;
     }
 
 private:
     // Wakes who has waited long enough, the earliest first. Nobody of them runs before all are
     // woken.
-    void expire() {
-        if (heap.empty()) return;
-        const std::int64_t time = virtual_time::nanoseconds();
+    void expire(std::int64_t time) {
         while (earliest() <= time) {
             detail::timer_node& t = *heap[0].node;
             remove(t);
@@ -173,8 +178,8 @@ private:
     // nobody comes here.
     [[gnu::noinline]] void settle(std::size_t i, const entry e) {
         for (std::size_t up; i && e < heap[up = (i - 1) / 4]; i = up) put(i, heap[up]);
-        for (std::size_t n = heap.size(), down; (down = 4 * i + 1) < n; i = down) {
-            for (std::size_t next = down + 1, end = std::min(down + 4, n); next < end; ++next)
+        for (std::size_t down; (down = 4 * i + 1) < size; i = down) {
+            for (std::size_t next = down + 1, end = std::min(down + 4, size); next < end; ++next)
                 if (heap[next] < heap[down]) down = next;
             if (e < heap[down]) break;
             put(i, heap[down]);
@@ -186,9 +191,13 @@ private:
         e.node->place = i;
     }
 
+    // Out of line, as settle: with all this in their midst the awaits would not be inlined.
+    [[gnu::noinline]] void grow() { heap.resize(2 * size); }
+
     executor& ex;
     reactor& io;
-    std::vector<entry, detail::pool_allocator<entry>> heap;
+    std::vector<entry, detail::pool_allocator<entry>> heap;  // the first `size` are in use
+    std::size_t size = 0;
     std::uint64_t count = 0;
 };
 
@@ -228,33 +237,35 @@ template <class Rep, class Period> std::int64_t count_of(std::chrono::duration<R
 
 // The point in time that is `d` from now; 0 if that is now.
 template <class Rep, class Period> std::int64_t after(std::chrono::duration<Rep, Period> d) {
-    const std::int64_t left = count_of(d), now = left ? virtual_time::nanoseconds() : 0;
+    const std::int64_t left = count_of(d), now = left ? virtual_time::read() : 0;
     return left < parker::never - now ? now + left : parker::never;
 }
 
-// A child and a deadline: a group of one, which the deadline stops. The child may still end well
-// after that (its completion had come, or it is shielded): then its value counts, and nothing of it
-// is lost. If the awaiter goes first, the deadline goes with it.
-template <class T, bool Try> struct [[nodiscard]] timed final : single<T>, timer_node {
-    bool expired = false;
-    timed(std::int64_t at, task<T> t)
-        : single<T>("timeout", group::all, std::move(t)), timer_node(at) {}
-    bool await_ready() {
-        timers& heap_here = timers::here();
-        single<T>::await_ready();
-        return heap_here.add(*this), false;
+// A task that is awaited as any other, and a deadline that stops the frames inside. They may still
+// end well after that (a completion had come, or they are shielded): then the value counts, and
+// nothing of it is lost. If the awaiter goes first, the deadline goes with it.
+template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_node {
+    decltype(std::declval<task<T>>().operator co_await()) work;
+    job* owner = nullptr;
+    timed(std::int64_t at, task<T> t) : timer_node(at), work(std::move(t).operator co_await()) {}
+
+    bool await_ready() { return timers::here().add(*this), false; }
+    template <class P>
+    bool await_suspend(std::coroutine_handle<P> h, source at = source::current()) {
+        owner = &awaiting_job<P>();
+        outer = std::exchange(owner->inner, this);
+        caller = h;
+        where = at;
+        return work.await_suspend(h);
     }
     decltype(auto) await_resume() {
-        const bool late = expired && !this->error && this->child->lost;
-        if (!late) this->check();
-        if constexpr (Try) return this->child->attempt();
-        else if (!late) return this->child->take();
+        owner->leave(*this);
+        if constexpr (Try) return work.outcome.attempt(!work.callee);
+        else if (work.callee) return work.await_resume();
         else throw std::system_error(std::make_error_code(std::errc::timed_out), "timeout");
     }
-    void expire() noexcept override {
-        expired = true;
-        this->stop();
-    }
+    void drop() noexcept override { work.callee.reset(); }
+    void expire() noexcept override { stopped = true, owner->stop(); }
     void describe(std::string& out) const override { append_left(out += "timeout"); }
 };
 
@@ -279,14 +290,14 @@ template <class D> auto sleep_until(std::chrono::time_point<std::chrono::steady_
 //
 // Gives the awaitable `d` from now to end, then cancels it and waits until it has let go. Gives its
 // value, also if that came too late to be stopped; else throws std::system_error(timed_out), or,
-// as try_timeout, gives nullopt (false for void, nullptr for U&). Costs a job, but no kernel timer.
+// as try_timeout, gives nullopt (false for void, nullptr for U&). Costs a call, and no kernel timer.
 template <class Rep, class Period, detail::awaitable A>
-auto timeout(std::chrono::duration<Rep, Period> d, A work) {
+[[gnu::always_inline]] inline auto timeout(std::chrono::duration<Rep, Period> d, A work) {
     return detail::timed<detail::await_result<A>, false>(
         detail::after(d), detail::as_task(std::move(work)));
 }
 template <class Rep, class Period, detail::awaitable A>
-auto try_timeout(std::chrono::duration<Rep, Period> d, A work) {
+[[gnu::always_inline]] inline auto try_timeout(std::chrono::duration<Rep, Period> d, A work) {
     return detail::timed<detail::await_result<A>, true>(
         detail::after(d), detail::as_task(std::move(work)));
 }

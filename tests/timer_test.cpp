@@ -135,6 +135,53 @@ TEST_CASE("a sleep is counted from the call, not from the await") {
     block_on(root());
 }
 
+// A look makes do with the clock as it was read for a deadline in the same turn.
+TEST_CASE("what becomes due after the clock was read in a turn is found one look later at most") {
+    bool woken = false;
+    auto sleeper = [&](nanoseconds d) -> task<> {
+        co_await sleep_for(d);
+        woken = true;
+    };
+    auto root = [&]() -> task<> {
+        auto h = ringlet::spawn(sleeper(1ms));
+        co_await yield_now();
+        const time_point due = steady_clock::now() + 1ms;
+        for (bool waits = true; waits;) {
+            auto unused = sleep_for(1h);  // a reading, before it is due as a rule
+            waits = steady_clock::now() < due;
+        }
+        int yields = 0;
+        while (!woken && yields < 10) {
+            co_await yield_now();
+            ++yields;
+        }
+        CHECK(yields <= 3);  // a look that has the old reading, one with a new one, and its turn
+        co_await std::move(h);
+    };
+    block_on(root());
+    CHECK(woken);
+}
+
+TEST_CASE("a reading of the virtual clock does not outlive it") {
+    executor real, other;
+    auto sleeps = []() -> task<> {
+        const time_point start = steady_clock::now();
+        co_await sleep_for(3ms);
+        const bool early = steady_clock::now() - start < 3ms;
+        CHECK_FALSE(early);
+    };
+    auto jumps = []() -> task<> {
+        virtual_time clock;
+        co_await sleep_for(10h);
+        auto unused = sleep_for(1h);
+    };
+    auto h = real.spawn(sleeps());
+    CHECK(real.try_tick());
+    other.run(jumps());
+    while (!h.done()) real.try_tick();
+    CHECK(real.empty());
+}
+
 // ---- deadlines at the edges --------------------------------------------------------------------
 
 TEST_CASE("zero, negative and past deadlines are over at once") {  // 62

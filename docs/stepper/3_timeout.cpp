@@ -1,8 +1,8 @@
-// A timeout that fires: a child, a deadline, a cancel.
+// A timeout that fires: a call, a deadline, a small cancel.
 //
-// A timeout is a child job and a deadline in the heap. When the deadline has come the child is
-// cancelled: the kernel is asked to give up the read, and the frame with the buffer stays until it
-// has. The clock is a virtual one: it stands still while somebody runs, and jumps to the next
+// A timeout is a call and a deadline in the heap. When the deadline has come the frames of the call
+// are stopped: the kernel is asked to give up the read, and the frame with the buffer stays until it
+// has; then the caller goes on. The clock is a virtual one: it stands still while somebody runs, and jumps to the next
 // deadline.
 
 #include "recorder.hpp"
