@@ -182,16 +182,15 @@ public:
     }
     // Readable when completions have come, for a poll loop that calls executor::try_tick then.
     int descriptor() const { return ring.ring_fd; }
-    bool has_room() const { return io_uring_sq_space_left(&ring) > 0; }
+    bool has_room() const { return unsubmitted() < ring.sq.ring_entries; }
     // Writes a request: fill(io_uring_sqe*) sets all but its user_data. It goes to the kernel with
-    // the next look. Into a copy first: a fill that throws has written nothing.
+    // the next look. Into a copy first: a fill may throw, or submit or cancel something itself.
     void submit(completion& to, auto fill) {
-        make_room();
         io_uring_sqe request{};
-        fill(&request);  // may throw: then nothing has been written
+        fill(&request);
         if (on_submit) on_submit(&request);
         io_uring_sqe_set_data(&request, &to);
-        *io_uring_get_sqe(&ring) = request;
+        push(request);
         ++counts.in_flight;
         ++counts.submitted;
     }
@@ -203,11 +202,9 @@ public:
     // in a forked child: the request is not its own, and nothing will come.
     bool cancel(completion* which, int flags = 0) noexcept {
         if (forked()) return false;
-        make_room();
-        io_uring_sqe* const sqe = io_uring_get_sqe(&ring);
-        io_uring_prep_cancel(sqe, which, flags);
-        io_uring_sqe_set_data(sqe, nullptr);
-        return true;
+        io_uring_sqe request{};
+        io_uring_prep_cancel(&request, which, flags);
+        return push(request), true;
     }
     // Blocks until something has completed. For the destructor of a completion in flight.
     void wait() {
@@ -246,6 +243,8 @@ private:
         const unsigned ladder[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | all,
             IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | all,
             IORING_SETUP_COOP_TASKRUN | all, IORING_SETUP_SUBMIT_ALL, 0u};
+        constexpr unsigned others = IORING_SETUP_SQPOLL | IORING_SETUP_SQE128 | IORING_SETUP_CQE32;
+        if (o.flags & others) refuse(EINVAL);
         std::size_t rung = 0;
         for (unsigned entries = o.entries;;) {
             io_uring_params p{};
@@ -263,6 +262,8 @@ private:
     }
     [[noreturn]] static void refuse(int e) {
         constexpr std::pair<int, const char*> causes[] = {
+            {EINVAL,
+                ": these flags are none of this kernel's, or not for this reactor (SQPOLL, SQE128, CQE32)"},
             {ENOSYS, ": no io_uring here; it needs Linux 5.15, and a container that shows it"},
             {EPERM,
                 ": forbidden, by a seccomp profile (allow io_uring_setup, _enter, _register) "
@@ -274,6 +275,10 @@ private:
         detail::fail(e, text);
     }
 
+    void push(const io_uring_sqe& request) {
+        make_room();
+        ring.sq.sqes[ring.sq.sqe_tail++ & ring.sq.ring_mask] = request;
+    }
     // The requests that the kernel has not taken yet: its own place in the ring says so, and not
     // what a call has returned, which may have been interrupted after it had taken some.
     unsigned unsubmitted() const { return ring.sq.sqe_tail - *ring.sq.khead; }
@@ -313,7 +318,7 @@ private:
     void reap() noexcept {
         unsigned head = *ring.cq.khead;
         for (const unsigned tail = io_uring_smp_load_acquire(ring.cq.ktail); head != tail; ++head) {
-            const io_uring_cqe& cqe = ring.cq.cqes[head & *ring.cq.kring_mask];
+            const io_uring_cqe& cqe = ring.cq.cqes[head & ring.cq.ring_mask];
             if (!cqe.user_data) continue;  // a cancel request's own
             auto* const to = static_cast<completion*>(io_uring_cqe_get_data(&cqe));
             if (!(cqe.flags & IORING_CQE_F_MORE)) --counts.in_flight, ++counts.completed;

@@ -1199,7 +1199,9 @@ TEST_CASE("a timeout that is over destroys its own frames, whatever their destru
     const auto looks = [&] {
         std::string text;
         ex.dump(text);
-        log.push_back(contains(text, "timeout, ") ? "dumped" : text);
+        // In the one that is over, and not any more in the one inside.
+        const std::size_t first = text.find("in timeout, "), last = text.rfind("in timeout, ");
+        log.push_back(first == last && first != text.npos ? "dumped" : text);
     };
     const auto cancels = [&] { drop(std::move(own)); };
     auto root = [&]() -> task<> {
@@ -1222,6 +1224,16 @@ TEST_CASE("a timeout that is over destroys its own frames, whatever their destru
     CHECK(ex.empty());
     CHECK(line == 2);
     CHECK(time.passed() == 20ms);
+    // The end of the job: none of its timeouts is there any more.
+    std::string text;
+    auto limited = [&]() -> task<> { co_await timeout(1h, ending([&] { ex.dump(text); })); };
+    auto h = ex.spawn(limited());
+    drain(ex);
+    drop(std::move(h));
+    drain(ex);
+    CHECK(contains(text, "task spawned at"));
+    CHECK_FALSE(contains(text, "timeout"));
+    CHECK(line == 3);
 }
 
 TEST_CASE("timeouts in each other, over while what they wait for cannot let go") {

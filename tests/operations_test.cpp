@@ -1723,6 +1723,34 @@ TEST_CASE("a close that is cancelled before the kernel has come to it: closed on
     }
 }
 
+TEST_CASE("a fill that cancels more requests than the ring has room for") {
+    auto reads = [](int fd) -> task<std::size_t> {
+        std::byte into[8];
+        co_return co_await io::read(fd, into);
+    };
+    auto root = [&]() -> task<> {
+        reactor::here(reactor::options(8));
+        const tube t;
+        std::vector<join_handle<std::size_t>> readers;
+        for (int i = 0; i < 20; ++i) readers.push_back(spawn(reads(t.out)));
+        co_await yield_now();
+        co_await yield_now();
+        CHECK(reactor::stats().in_flight == 20);
+        auto fill = [&](io_uring_sqe* s) {
+            readers.clear();
+            io_uring_prep_nop(s);
+        };
+        const int n = co_await io::op(fill);
+        CHECK(n == 0);
+        while (reactor::stats().in_flight) co_await io::nop();
+        CHECK(reactor::stats().completed == reactor::stats().submitted);
+        co_await yield_now();  // they end
+    };
+    executor ex;
+    ex.run(root());
+    CHECK(ex.empty());
+}
+
 TEST_CASE(
     "a job that the fill of its own request cancels waits for it, and does not block the loop") {
     struct watched {

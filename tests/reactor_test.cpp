@@ -1017,6 +1017,18 @@ TEST_CASE("flags that no kernel has are an error that says so") {
     }
 }
 
+TEST_CASE("flags of rings that this reactor does not speak to are an error that says so") {
+    for (unsigned flag : {IORING_SETUP_SQPOLL, IORING_SETUP_SQE128, IORING_SETUP_CQE32}) {
+        try {
+            block_on(everything(reactor::options(64, flag)));
+            FAIL("no exception");
+        } catch (const std::system_error& e) {
+            CHECK(e.code() == std::errc::invalid_argument);
+            CHECK_MESSAGE(has(e.what(), "CQE32"), e.what());
+        }
+    }
+}
+
 TEST_CASE("the ring lasts as long as the executor: what one run has begun, the next one ends") {
     const tube t;
     executor ex;
