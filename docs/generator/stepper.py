@@ -10,7 +10,8 @@ import tempfile
 import cpp_html
 import names
 
-TASK = re.compile(r"^( *)task spawned at (\S+) (is runnable|runs|waits for (.*)) at (\S+)$")
+TASK = re.compile(r"^( *)task spawned at (\S+) (is runnable|runs|waits for (.*?)) at ([^\s,]+)((?:, in .*)?)$")
+SECTION = re.compile(r", in (\w+), (\d+) us left at")
 
 
 def record(site, path):
@@ -65,7 +66,7 @@ class Replay:
             if match[2] == moment["job"] and moment["event"] in ("resume", "submit", "show"):
                 state = "running"
             found.append({"job": match[2], "name": self.name(match[2]), "state": state, "what": match[4] or "",
-                          "line": line_of(match[5]), "parent": self.name(parents[depth - 1]) if depth else ""})
+                          "limits": [(name, int(left)) for name, left in SECTION.findall(match[6])], "line": line_of(match[5]), "parent": self.name(parents[depth - 1]) if depth else ""})
         return found
 
     def queue(self, number, jobs):
@@ -99,8 +100,10 @@ class Replay:
         flight = self.in_flight(moment, jobs)
         if moment["event"] == "show":
             self.out = [*self.out, moment["text"]]
-        timers = [{"name": j["name"], "what": j["what"].split(",")[0], "us": moment["us"] + int(left[1])} for j in jobs
-                  if (left := re.search(r", (\d+) us left$", j["what"])) and int(left[1])]
+        deadlines = [(j["name"], j["what"].split(",")[0], int(left[1])) for j in jobs
+                     if (left := re.search(r", (\d+) us left$", j["what"]))]
+        deadlines += [(j["name"], *limit) for j in jobs for limit in j.pop("limits")]
+        timers = [{"name": name, "what": what, "us": moment["us"] + left} for name, what, left in deadlines if left]
         step = {"event": moment["event"], "jobs": jobs, "queue": self.queue(number, jobs), "flight": flight,
                 "timers": sorted(timers, key=lambda t: t["us"]), "out": self.out, "us": moment["us"],
                 "enters": moment.get("enters", 0), "submitted": moment.get("submitted", 0), "completed": moment.get("completed", 0),
