@@ -138,6 +138,10 @@ async function replay(browser, name, width) {
     await page.goto(address(name));
     const steps = await page.evaluate(() => JSON.parse(document.getElementById("recording").textContent).steps);
     const problems = steps.length < 10 ? [`only ${steps.length} steps`] : [];
+    for (const step of steps) {  // a request is told with its operation, and where it is awaited
+        const told = step.event !== "submit" || (/: \w+ on descriptor \d+\.$/.test(step.text) && step.line > 0);
+        if (!told || step.flight.some((f) => !f.what)) problems.push(`a request without a name: ${step.text}`);
+    }
     const is = async (n) => problems.push(...compare(n, steps[n], await page.evaluate(shown)));
     await is(0);
     for (let n = 1; n < steps.length; n++) {  // forward with the button, to the end of the recording

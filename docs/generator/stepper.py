@@ -76,10 +76,16 @@ class Replay:
                          m["job"] == job["job"]), len(self.moments))
         return [j["name"] for j in sorted((j for j in jobs if j["state"] == "runnable"), key=next_run)]
 
-    def in_flight(self, moment, jobs):
+    def awaited(self, number):
+        """A request is written just before its task is suspended: what the task then waits for, and where."""
+        job = self.moments[number]["job"]
+        leaves = next(m for m in self.moments[number:] if (m["event"], m["job"]) == ("leave", job))
+        return next(j for j in self.jobs(leaves) if j["job"] == job)
+
+    def in_flight(self, number, moment, jobs):
         what = {j["job"]: j for j in jobs}
         if moment["event"] == "submit":
-            self.flight[moment["job"]] = {"name": self.name(moment["job"]), "what": what[moment["job"]]["what"],
+            self.flight[moment["job"]] = {"name": self.name(moment["job"]), "what": self.awaited(number)["what"],
                                           "enters": moment["enters"]}
         for job in list(self.flight):
             if job not in what or what[job]["state"] == "runnable" or (job, "resume") == (moment["job"], moment["event"]):
@@ -97,7 +103,7 @@ class Replay:
             return
         jobs = self.jobs(moment)
         before = self.steps[-1] if self.steps else None
-        flight = self.in_flight(moment, jobs)
+        flight = self.in_flight(number, moment, jobs)
         if moment["event"] == "show":
             self.out = [*self.out, moment["text"]]
         deadlines = [(j["name"], j["what"].split(",")[0], int(left[1])) for j in jobs
@@ -107,16 +113,15 @@ class Replay:
         step = {"event": moment["event"], "jobs": jobs, "queue": self.queue(number, jobs), "flight": flight,
                 "timers": sorted(timers, key=lambda t: t["us"]), "out": self.out, "us": moment["us"],
                 "enters": moment.get("enters", 0), "submitted": moment.get("submitted", 0), "completed": moment.get("completed", 0),
-                "job": self.name(moment["job"]) if moment["job"] else "", "line": self.line(moment, jobs)}
+                "job": self.name(moment["job"]) if moment["job"] else "", "line": self.line(number, moment)}
         step["text"] = self.text(number, moment, step)
         if before and (step["enters"] > before["enters"] or step["us"] > before["us"]):
             self.steps.append(self.parked(before, step))
         self.steps.append(step)
 
-    def line(self, moment, jobs):
-        for job in jobs:  # a request is written where its task waits for it, not where the task was resumed
-            if moment["event"] == "submit" and job["job"] == moment["job"]:
-                return job["line"]
+    def line(self, number, moment):
+        if moment["event"] == "submit":
+            return self.awaited(number)["line"]
         return line_of(moment["place"]) if moment["place"].count(":") else 0
 
     def text(self, number, moment, step):
