@@ -445,7 +445,7 @@ private:
             if (waiting && !waiting->interrupt(*this)) return false;
             if (cancelled) return end(true), false;
             waiting = nullptr;
-            phase |= woken;
+            phase |= woken;  // the next run goes on behind the section
         }
         if (is(woken)) {
             phase = scheduled | (phase & fulfilled);
