@@ -267,10 +267,10 @@ inline void append_place(std::string& out, source place) {
 //   phase       the arrows of the diagram, see below
 //   budget      waits that were over at once; a wait that was not fills it up; at zero a job yields
 //   held        spawn; the handle, when it goes
-//   cancelled   cancel; granted: run, when it resumes the job all the same, for a result
+//   cancelled   cancel
 //   stopping    cancel, and a section's stop: what runs now is to end at its next suspension
 //   failed      the outermost frame, when it ends with an exception
-//   lost        end, when the job has no result
+//   lost        cancel; run, if it resumes the job all the same, for a result: then it counts; end
 //   references  the handle and the wakers; the memory goes with the last, once the job has ended
 //   runs        run; a waker is for the suspension that one run ends in, and knows which
 //   by          spawn: where it runs; a child runs where its parent does
@@ -291,8 +291,7 @@ struct job : pooled, ring {
 
     std::int16_t budget = full_budget;
     std::uint8_t phase = scheduled;
-    bool held = true, cancelled = false, granted = false, failed = false, lost = false;
-    bool stopping = false;
+    bool held = true, cancelled = false, stopping = false, failed = false, lost = false;
     std::uint32_t references = 1;
     std::uint64_t runs = 0;
     job* next;  // in the executor's queue, while SCHEDULED
@@ -386,7 +385,7 @@ struct job : pooled, ring {
         if (!waiting && !is(scheduled | ended)) let_go();
     }
     void cancel() {
-        if (!is(ended)) cancelled = true, stop();
+        if (!is(ended) && !std::exchange(cancelled, true)) lost = true, stop();
     }
     [[gnu::noinline]] void stop() {
         if (std::exchange(stopping, true)) return;  // what it waits for has been asked
@@ -407,7 +406,7 @@ struct job : pooled, ring {
     // The handle goes; the job goes on, or does not.
     void detach() noexcept {
         held = false;
-        if (is(ended) && references > 1) discard();  // else it goes with the job
+        if (references > 1 && is(ended)) discard();  // else it goes with the job
         release();
     }
     void forsake() noexcept { cancel(), detach(); }
@@ -424,8 +423,7 @@ private:
     // The job is to stop. Is it resumed all the same? For a result; or behind the section, if only
     // that is to stop.
     [[gnu::noinline]] bool goes_on() {
-        granted = cancelled;
-        if (is(fulfilled)) return true;
+        if (is(fulfilled)) return lost = false, true;
         if (cancelled) return end(true), false;
         inner = outermost_stopped();
         point = inner->caller;
@@ -459,9 +457,8 @@ private:
     // outermost is enough: the awaiter in each owns the frame that it waits for, so the innermost
     // is the first to go, as with functions when an exception passes.
     [[gnu::noinline]] void end(bool early) {
-        lost = early || (cancelled && !granted);
-        if (lost) phase = 0;
-        inner = nullptr;
+        lost |= early;
+        if (lost) phase = 0, inner = nullptr;
         root.destroy();
         unlink();
         phase = ended;
