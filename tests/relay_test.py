@@ -113,7 +113,17 @@ def server(name, port):
             "ncat": ["ncat", "-l", "127.0.0.1", str(port)]}[name]
 
 
-def exchange(listener, caller, up, down):
+def talk(process, data, expected, patient):
+    """Gives `data` to a program, and its end: if `patient`, only when it has put out what is expected. What it puts out."""
+    seen = b""
+    if patient:
+        process.stdin.write(data)
+        process.stdin.flush()
+        seen, data = process.stdout.read(len(expected)), None
+    return seen + process.communicate(data, timeout=DEADLINE)[0]
+
+
+def exchange(listener, caller, up, down, patient):
     """What each of the two programs receives when both are given something to send, and their exit statuses."""
     port = free_port()
     a = subprocess.Popen(server(listener, port), env=C_LOCALE, **PIPES)
@@ -122,13 +132,13 @@ def exchange(listener, caller, up, down):
         until(lambda: listens(port), listener + " listens")
         b = subprocess.Popen(client(caller, port), env=C_LOCALE, **PIPES)
         got = {}
-        threads = [threading.Thread(target=lambda p=p, d=d, k=k: got.__setitem__(k, p.communicate(d, timeout=DEADLINE)))
-                   for p, d, k in ((a, down, "server"), (b, up, "client"))]
+        threads = [threading.Thread(target=lambda k=k, x=x: got.__setitem__(k, talk(*x, patient)))
+                   for k, x in (("server", (a, down, up)), ("client", (b, up, down)))]
         for t in threads:
             t.start()
         for t in threads:
             t.join()
-        return got["server"][0], got["client"][0], a.returncode, b.returncode
+        return got["server"], got["client"], a.returncode, b.returncode
     finally:
         for p in (a, b):
             if p and p.poll() is None:
@@ -144,13 +154,16 @@ def test_judges():
     rng = random.Random(1)
     for up, down in ((b"", b""), (b"one line\n", b""), (b"", bytes(range(256))), (rng.randbytes(3000000), rng.randbytes(2000000))):
         for judge in judges:
-            # ncat stops reading its standard input when the peer has ended: it is judge of one direction at a time.
-            if judge == "ncat" and up and down:
+            # ncat stops reading its standard input when the peer has ended: so it is judge of one direction at a time, and
+            # nobody ends before all has come.
+            patient = judge == "ncat"
+            if patient and up and down:
                 continue
-            wanted = exchange(judge, judge, up, down)
+            wanted = exchange(judge, judge, up, down, patient)
             equal(wanted, (up, down, 0, 0), "%s with %s" % (judge, judge))
             for listener, caller in ((judge, "relay"), ("relay", judge), ("relay", "relay")):
-                check(exchange(listener, caller, up, down) == wanted, "%s with %s: not what %s does" % (listener, caller, judge))
+                got = exchange(listener, caller, up, down, patient)
+                check(got == wanted, "%s with %s: not what %s does: %.300r" % (listener, caller, judge, got))
 
 
 # ---- the ends of the two directions -------------------------------------------------------------------------------------
