@@ -24,6 +24,7 @@
 #include <ringlet/recipes/send_file.hpp>
 
 #include <getopt.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 
@@ -39,7 +40,7 @@ namespace {
 using namespace ringlet;
 using namespace std::chrono_literals;
 
-unique_fd root;  // the directory
+unique_fd root, ended(eventfd(0, EFD_CLOEXEC));  // the directory; readable once a thread ends
 std::chrono::seconds patience(15);
 std::atomic<bool> failed = false;
 
@@ -48,7 +49,7 @@ task<http1::answer> find(const http1::parser& request, unique_fd& file) {
     http1::answer a;
     struct stat s {};
     std::string path = http1::path_of(request.target);
-    if (path.back() == '/') path += "index.html";
+    path += path.back() == '/' ? "index.html" : "";
     http1::require(request.method == "GET" || request.method == "HEAD", "method", 405);
     // A FIFO opens at once with O_NONBLOCK, and is refused then. A file is to be read as usual.
     file = co_await open_beneath(root, path, O_RDONLY | O_NONBLOCK);
@@ -120,10 +121,11 @@ task<> accept_all(unique_fd listener) {
     io::accept_many clients(listener);
     for (;;) spawn(serve(co_await clients.next())).detach();
 }
-// The signal is not taken: it stays for the other threads to see.
+// A signal wakes at least one of the threads that poll for it; that one tells the others.
 task<> serve_until_signal(unique_fd listener, int signals) {
     spawn(accept_all(std::move(listener))).detach();
-    co_await io::poll(signals, POLLIN);
+    co_await when_any(io::poll(signals, POLLIN), io::poll(ended, POLLIN));
+    eventfd_write(ended, 1);
 }
 void fail(const std::exception& e) {
     std::fprintf(stderr, "httpd: %s\n", e.what());
@@ -138,8 +140,7 @@ void run_all(const char* host, unsigned port, unsigned threads, int signals) {
     std::vector<unique_fd> listeners;
     std::vector<std::jthread> others;
     for (unsigned i = 0; i < threads; ++i) listeners.push_back(listen_on(host, port, threads > 1));
-    std::printf("listening on %s:%u\n", host, port);
-    std::fflush(stdout);
+    std::printf("listening on %s:%u\n", host, port), std::fflush(stdout);
     for (unsigned i = 1; i < threads; ++i)
         others.emplace_back(run, std::move(listeners[i]), signals);
     run(std::move(listeners[0]), signals);

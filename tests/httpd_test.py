@@ -346,21 +346,37 @@ def test_ends_well():
     for number in (signal.SIGTERM, signal.SIGINT):
         for threads in ("1", "3"):
             root = os.path.abspath("www") if os.path.exists("www") else None
-            with httpd("--threads", threads, root=root, port=free_port()) as (process, port):
+            with httpd("--threads", threads, root=root) as (process, port):
                 idle = [connect(port, text) for text in (b"", b"GET /a.txt HT")]
-                begun = connect(port, b"GET /big.bin HTTP/1.1\r\nHost: a\r\n\r\n", 4096)
+                begun = connect(port, b"GET /big.bin HTTP/1.1\r\nHost: a\r\n\r\n", 65536)
                 got = begun.recv(100)
                 process.send_signal(number)
-                until(lambda: not accepts(port), "the port is free")
-                with socket.socket() as s:
-                    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    s.bind(("127.0.0.1", port))
-                    s.listen()
                 equal([read_all(s) for s in idle], [b"", b""], "idle connections")
                 check(process.poll() is None, "it waits for what was begun")
                 check((got + read_all(begun)).endswith(b"\r\n\r\n" + BIG), "what was begun is finished")
                 equal(process.wait(timeout=DEADLINE), 0, "exit status")
                 equal(process.stderr.read(), b"", "stderr")
+
+
+def listens_again(port):
+    with socket.socket() as s, contextlib.suppress(OSError):
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(("127.0.0.1", port))
+        s.listen()
+        return True
+    return False
+
+
+def test_the_port_is_free_at_once():
+    with httpd(port=free_port()) as (process, port):
+        begun = connect(port, b"GET /big.bin HTTP/1.1\r\nHost: a\r\n\r\n", 65536)
+        begun.recv(100)
+        check(not listens_again(port), "the server listens")
+        process.send_signal(signal.SIGTERM)
+        until(lambda: listens_again(port), "the port is free")
+        check(process.poll() is None, "while what was begun is finished")
+        begun.close()
+        equal(process.wait(timeout=DEADLINE), 0, "exit status")
 
 
 def test_end_does_not_wait_for_who_takes_nothing():
