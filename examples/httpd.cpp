@@ -28,7 +28,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 
-#include <array>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -94,7 +93,7 @@ task<bool> reply(int client, const http1::parser& request, int refusal) {
 }
 
 task<> drop_rest(int client) {
-    std::array<std::byte, 4096> rest;
+    std::byte rest[4096];
     for (std::size_t n = 1; n > 0;) n = co_await io::recv(client, rest);
 }
 // A request that has been read is answered, whatever happens; everything else may be cut short.
