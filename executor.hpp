@@ -299,11 +299,10 @@ inline executor::~executor() {
     const detail::scoped here(running, self());
     while (!empty()) {
         jobs.each<detail::job>([](detail::job& j) { j.cancel(); });
-        bool looks = false;
+        const bool looks = ready.empty();  // sleeps only when all have been asked, the youngest too
         try {
             while (!ready.empty()) turn(64);
-            looks = true;
-            if (empty() || look()) continue;
+            if (!looks || look()) continue;
         } catch (...) {
             if (!looks) continue;  // of a task; nobody is left to take it
         }

@@ -508,6 +508,36 @@ TEST_CASE("detached sleepers at the end are cancelled, the virtual clock stays")
     CHECK(virtual_time::now() == start + 1ms);
 }
 
+TEST_CASE(
+    "what is spawned at the end by a job with a last result is cancelled, and not waited for") {
+    virtual_time clock;
+    const time_point start = virtual_time::now();
+    int received = 0, begun = 0, ended = 0;
+    ringlet::channel<int> c(1);
+    auto lasting = [&]() -> task<> {
+        ++begun;
+        co_await sleep_for(1h);
+        ++ended;
+    };
+    auto serves = [&]() -> task<> {
+        for (;;) {
+            auto item = co_await c.recv();
+            received += item.value_or(0);
+            ringlet::spawn(lasting()).detach();
+        }
+    };
+    auto root = [&]() -> task<> {
+        ringlet::spawn(serves()).detach();
+        co_await yield_now();
+        CHECK(c.try_send(7));  // which has not run when the root ends
+    };
+    block_on(root());
+    CHECK(received == 7);
+    CHECK(begun == 1);
+    CHECK(ended == 0);
+    CHECK(virtual_time::now() == start);
+}
+
 TEST_CASE("a shielded sleep at the end is waited for") {
     virtual_time clock;
     const time_point start = virtual_time::now();
