@@ -293,13 +293,13 @@ inline bool executor::try_tick() {
 
 // Everybody is asked to stop, and the loop goes on until all have: a read in flight keeps its frame
 // until the kernel has let go of the buffer, a shielded task runs to its end, a detached one that
-// it spawned meanwhile is cancelled in the next round. Then the members go: the clock, and the
-// ring.
+// it spawned meanwhile is cancelled in the next round, before anybody sleeps. Then the members go:
+// the clock, and the ring.
 inline executor::~executor() {
     const detail::scoped here(running, self());
     while (!empty()) {
         jobs.each<detail::job>([](detail::job& j) { j.cancel(); });
-        const bool looks = ready.empty();  // sleeps only when all have been asked, the youngest too
+        const bool looks = ready.empty();
         try {
             while (!ready.empty()) turn(64);
             if (!looks || look()) continue;

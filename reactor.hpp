@@ -216,8 +216,9 @@ public:
     // nothing can come, and to sleep would be for ever: the executor is told, and reports a
     // deadlock.
     //
-    // No system call at all if nothing has been written, nothing is to be waited for, and the
-    // kernel has no work deferred (TASKRUN) and no completions that found no room (CQ_OVERFLOW).
+    // Nothing at all is done if nothing is in flight and nobody is to sleep. There is no system call
+    // if nothing has been written, nothing is to be waited for, and the kernel has no work deferred
+    // (TASKRUN) and no completions that found no room (CQ_OVERFLOW).
     bool park(std::int64_t until) override {
         if (forked()) return false;
         if (!counts.in_flight && until == now) return true;

@@ -244,10 +244,10 @@ struct wait {
 // and resumes the one that awaited it. (A child job would need no section, and timeouts were
 // groups before: 733 instructions for one around a yield, where it is 420 now.)
 struct section {
-    section* outer = nullptr;  // the next one
+    section* outer = nullptr;  // the one around it
     bool stopped = false;
-    std::coroutine_handle<> caller;  // that awaits it
-    source where;
+    std::coroutine_handle<> caller;    // that awaits it
+    source where;                      // it is awaited
     virtual void drop() noexcept = 0;  // destroys the frames inside
     virtual void describe(std::string& out) const = 0;
 };
@@ -953,6 +953,7 @@ struct [[nodiscard]] group : waits<group> {
     const ring* children() const override { return &members; }
 };
 
+// A group of one.
 template <class T> struct [[nodiscard]] shielded final : group {
     task<T> work;
     owned<T> child;

@@ -191,7 +191,8 @@ private:
         e.node->place = i;
     }
 
-    // Out of line, as settle: with all this in their midst the awaits would not be inlined.
+    // Out of line, as settle and the constructor: with all this in their midst the awaits would not
+    // be inlined.
     [[gnu::noinline]] void grow() { heap.resize(2 * size); }
 
     executor& ex;

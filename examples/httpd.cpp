@@ -24,10 +24,10 @@
 #include <ringlet/recipes/send_file.hpp>
 
 #include <getopt.h>
-#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -39,7 +39,7 @@ namespace {
 using namespace ringlet;
 using namespace std::chrono_literals;
 
-unique_fd root, ended(eventfd(0, EFD_CLOEXEC));  // the directory; readable once a thread ends
+unique_fd root;  // the directory
 std::chrono::seconds patience(15);
 std::atomic<bool> failed = false;
 
@@ -48,7 +48,7 @@ task<http1::answer> find(const http1::parser& request, unique_fd& file) {
     http1::answer a;
     struct stat s {};
     std::string path = http1::path_of(request.target);
-    path += path.back() == '/' ? "index.html" : "";
+    if (path.back() == '/') path += "index.html";
     http1::require(request.method == "GET" || request.method == "HEAD", "method", 405);
     // A FIFO opens at once with O_NONBLOCK, and is refused then. A file is to be read as usual.
     file = co_await open_beneath(root, path, O_RDONLY | O_NONBLOCK);
@@ -93,7 +93,7 @@ task<bool> reply(int client, const http1::parser& request, int refusal) {
 }
 
 task<> drop_rest(int client) {
-    std::byte rest[4096];
+    std::array<std::byte, 4096> rest;
     for (std::size_t n = 1; n > 0;) n = co_await io::recv(client, rest);
 }
 // A request that has been read is answered, whatever happens; everything else may be cut short.
@@ -120,11 +120,10 @@ task<> accept_all(unique_fd listener) {
     io::accept_many clients(listener);
     for (;;) spawn(serve(co_await clients.next())).detach();
 }
-// A signal wakes at least one of the threads that poll for it; that one tells the others.
+// The signal is not taken: it stays for the other threads to see.
 task<> serve_until_signal(unique_fd listener, int signals) {
     spawn(accept_all(std::move(listener))).detach();
-    co_await when_any(io::poll(signals, POLLIN), io::poll(ended, POLLIN));
-    eventfd_write(ended, 1);
+    co_await io::poll(signals, POLLIN);
 }
 void fail(const std::exception& e) {
     std::fprintf(stderr, "httpd: %s\n", e.what());
@@ -139,7 +138,8 @@ void run_all(const char* host, unsigned port, unsigned threads, int signals) {
     std::vector<unique_fd> listeners;
     std::vector<std::jthread> others;
     for (unsigned i = 0; i < threads; ++i) listeners.push_back(listen_on(host, port, threads > 1));
-    std::printf("listening on %s:%u\n", host, port), std::fflush(stdout);
+    std::printf("listening on %s:%u\n", host, port);
+    std::fflush(stdout);
     for (unsigned i = 1; i < threads; ++i)
         others.emplace_back(run, std::move(listeners[i]), signals);
     run(std::move(listeners[0]), signals);

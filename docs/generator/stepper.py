@@ -65,8 +65,9 @@ class Replay:
             state = {"is runnable": "runnable", "runs": "running"}.get(match[3], "waiting")
             if match[2] == moment["job"] and moment["event"] in ("resume", "submit", "show"):
                 state = "running"
-            found.append({"job": match[2], "name": self.name(match[2]), "state": state, "what": match[4] or "",
-                          "limits": [(name, int(left)) for name, left in SECTION.findall(match[6])], "line": line_of(match[5]), "parent": self.name(parents[depth - 1]) if depth else ""})
+            limits = [(name, int(left)) for name, left in SECTION.findall(match[6])]
+            found.append({"job": match[2], "name": self.name(match[2]), "state": state, "what": match[4] or "", "limits": limits,
+                          "line": line_of(match[5]), "parent": self.name(parents[depth - 1]) if depth else ""})
         return found
 
     def queue(self, number, jobs):

@@ -2,8 +2,8 @@
 //
 // A timeout is a call and a deadline in the heap. When the deadline has come the frames of the call
 // are stopped: the kernel is asked to give up the read, and the frame with the buffer stays until it
-// has; then the caller goes on. The clock is a virtual one: it stands still while somebody runs, and jumps to the next
-// deadline.
+// has; then the caller goes on. The clock is a virtual one: it stands still while somebody runs, and
+// jumps to the next deadline.
 
 #include "recorder.hpp"
 
