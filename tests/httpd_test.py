@@ -17,7 +17,7 @@ import time
 import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from programs import (DEADLINE, Skip, accepts, cases_of, check, end_well, equal, free_port, more_descriptors, need, nginx, run,
+from programs import (DEADLINE, Skip, cases_of, check, end_well, equal, free_port, more_descriptors, need, nginx, run,
                       run_cases, started, until)
 
 HTTPD = os.path.abspath(sys.argv[1] + "/httpd") if len(sys.argv) > 1 else sys.exit(__doc__)
@@ -368,15 +368,17 @@ def listens_again(port):
 
 
 def test_the_port_is_free_at_once():
-    with httpd(port=free_port()) as (process, port):
-        begun = connect(port, b"GET /big.bin HTTP/1.1\r\nHost: a\r\n\r\n", 65536)
-        begun.recv(100)
-        check(not listens_again(port), "the server listens")
-        process.send_signal(signal.SIGTERM)
-        until(lambda: listens_again(port), "the port is free")
-        check(process.poll() is None, "while what was begun is finished")
-        begun.close()
-        equal(process.wait(timeout=DEADLINE), 0, "exit status")
+    for threads in ("1", "3"):
+        root = os.path.abspath("www") if os.path.exists("www") else None
+        with httpd("--threads", threads, root=root, port=free_port()) as (process, port):
+            begun = connect(port, b"GET /big.bin HTTP/1.1\r\nHost: a\r\n\r\n", 65536)
+            begun.recv(100)
+            check(not listens_again(port), "the server listens")
+            process.send_signal(signal.SIGTERM)
+            until(lambda at=port: listens_again(at), "the port is free")
+            check(process.poll() is None, "while what was begun is finished")
+            begun.close()
+            equal(process.wait(timeout=DEADLINE), 0, "exit status")
 
 
 def test_end_does_not_wait_for_who_takes_nothing():
