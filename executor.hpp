@@ -1,4 +1,4 @@
-// ringlet/executor.hpp: who runs tasks. One thread, one queue, first come first served.
+// ringlet/executor.hpp: who runs tasks. One thread, first come first served.
 //
 //     #include <ringlet/executor.hpp>
 //     ringlet::task<int> child(int n) { co_await ringlet::yield_now(); co_return n; }
@@ -86,9 +86,9 @@ struct executor_hooks {
 
 namespace detail {
 
-// First in, first out, linked by job::next; the last job's is written when its turn comes. `end` is
-// where the next link goes: into the last job, or, if the queue is empty, into `first`. So push
-// needs no test, and append is two stores however long the queues are.
+// First in, first out, linked by job::next; the last job's is written when another follows, or when
+// the queue is taken. `end` is where the next link goes: into the last job, or, if the queue is
+// empty, into `first`. So push needs no test, and append is a few stores, however long they are.
 //
 //     first --> job --> job --> job        end --> the third job's next
 struct run_queue {
@@ -145,12 +145,12 @@ task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
 //
 // FIFO, because it is the order in which nobody can be passed over, and the one that a reader of a
 // log expects. Other runtimes run a woken task next (tokio's and Go's slot for it), which is faster
-// for two tasks that talk to each other, and starves a third. A slot was left out for that reason.
+// for two tasks that talk to each other, and lets a third wait: so there is no slot here.
 //
 // Why at most 64 jobs between two looks at the parker: a look costs a system call if anything has
 // been submitted, so it is shared by many runs; and 64 runs take some microseconds, by which I/O is
-// late at most. Looking after each batch that was queued when the turn began costs a look for each
-// spawn or message of two tasks that wake each other in turns.
+// late at most. Looking each time that the queue has run dry would cost two tasks that wake each
+// other a look for each message.
 class executor final : detail::scheduler {
 public:
     executor_hooks hooks;
@@ -162,13 +162,14 @@ public:
 
     ~executor();
 
-    // The task runs at the next turn. Throws std::bad_alloc.
+    // The task goes to the end of the queue. Throws std::bad_alloc.
     template <class T>
     [[gnu::always_inline]] join_handle<T> spawn(task<T> work, source place = source::current()) {
         return join_handle<T>(start(work, place));
     }
     // Runs until `root` has ended, and gives its value or rethrows its exception. The other tasks
-    // stay, for the next call. Throws deadlock; and std::logic_error inside a running executor.
+    // stay, for the next call. The exception of a detached task leaves here too, and cancels the
+    // root. Throws deadlock; and std::logic_error inside a running executor.
     template <class T> T run(task<T> root, source place = source::current());
     // Runs one job, if one is runnable or becomes so without blocking. For the loops of others: a
     // program that has one already, a game or a window system, calls this from there until it says
@@ -192,7 +193,7 @@ private:
     template <class T>
     [[gnu::always_inline]] detail::job_of<T>& start(task<T>& work, source place) {
         using started = detail::job_of<T>;
-        auto& job = *new started(started::frame_of(work), *this, place, &jobs);
+        auto& job = *new started(started::frame_of(work).release(), *this, place, &jobs);
         ready.push(job);
         if (hooks.on_spawn) tell(hooks.on_spawn, job);
         return job;
@@ -202,7 +203,8 @@ private:
     }
     // The loop: runs up to `limit` jobs, and none after the root has ended. A job that yields goes
     // to `later`; one that is woken goes to `ready`, and is run in this turn if there is room. All
-    // that a yield costs is here and in job::run: 24 instructions, beside the coroutine's own 19.
+    // that a yield costs is here and in job::run: 24 instructions, beside the coroutine's own 19. A
+    // job may tick another executor: so the current one is set back at the end.
     [[gnu::always_inline]] void turn(int limit, const detail::job* root = nullptr) {
         const detail::scoped restores(detail::job::current, detail::job::current);
         const bool hooked = hooks.on_spawn || hooks.before_run || hooks.after_run
@@ -212,7 +214,7 @@ private:
             detail::job& j = *(detail::job::current = &some.pop());
             const auto requeue = [&] { later.push(j); };
             const auto unless_idle = [&] {
-                if (root && root->is(detail::job::ended)) limit = 1;
+                if (root && root->is(detail::job::ended)) limit = 1;  // this run was the last
             };
             if (hooked) run_hooked(j, requeue, unless_idle);
             else j.run(requeue, unless_idle);
@@ -366,15 +368,16 @@ struct [[nodiscard]] yield_awaiter : std::suspend_always {
 // its executor, its queue, and a ring if a task needs one; nothing of it is left afterwards.
 //
 // Runs the root task, and what it spawns, on an executor of its own until the root has ended; gives
-// the root's value or rethrows its exception. What is still alive then is cancelled. Throws
-// deadlock, and std::logic_error inside a running executor.
+// the root's value or rethrows its exception. What is still alive then is cancelled. The exception
+// of a detached task leaves here too, and cancels the root. Throws deadlock, and std::logic_error
+// inside a running executor.
 template <detail::awaitable A> decltype(auto) block_on(A root, source place = source::current()) {
     executor ex;
     return ex.run(detail::as_task(std::move(root)), place);
 }
 
-// Starts a task on the executor of the running one, at its next turn. Dropping the handle cancels
-// it; detach() lets it go on. Throws std::logic_error where no executor runs.
+// Starts a task on the executor of the running one, at the end of its queue. Dropping the handle
+// cancels it; detach() lets it go on. Throws std::logic_error where no executor runs.
 template <detail::awaitable A>
 [[gnu::always_inline]] inline auto spawn(A work, source place = source::current()) {
     return detail::running_executor().spawn(detail::as_task(std::move(work)), place);
@@ -508,12 +511,12 @@ template <detail::awaitable A> auto when_any(std::vector<A> work) {
 class scope_ref {
 public:
     explicit scope_ref(detail::group& g) : group(&g) {}
-    // The child runs at the next turn; its value is dropped.
+    // The child goes to the end of the queue; its value is dropped.
     template <detail::awaitable A> void spawn(A work, source place = source::current()) const {
         auto child = detail::as_task(std::move(work));
         auto& j = group->add(child);
         j.spawned = j.where = place;
-        if (!group->owner) return;  // the group has yet to start
+        if (!group->owner || group->owner->waiting != group) return;  // the group has yet to start
         if (group->stopping) j.cancel();
         j.by.schedule(j, schedule_info());
     }
@@ -539,7 +542,7 @@ auto scope(F f) { return detail::scoping<F>(std::move(f)); }
 
 // Tasks of one executor may share variables: only one runs at a time, and nobody else runs between
 // two awaits. What they cannot do with a variable is wait until it has changed; a channel is for
-// that. A mutex, a semaphore and an event are channels too: examples/recipes/mutex.hpp shows how.
+// that. A mutex and a semaphore are channels too: examples/recipes/mutex.hpp shows how.
 //
 // What a send on a closed channel throws.
 struct channel_closed : std::exception {
@@ -550,8 +553,8 @@ namespace detail {
 
 // A wait in one of a channel's two lines. One that is over at once costs a unit of the job's
 // budget; where none is left the job yields, with its result: so a loop over a channel that is
-// never empty lets the others run every 128 items. A job that is to stop begins nothing then, and
-// takes nothing.
+// never empty lets the others run behind every 128 items. Without budget, a job that is to stop
+// begins nothing, and takes nothing.
 struct in_line : waits<in_line>, ring {
     ring& line;
     bool over = false;
@@ -588,9 +591,10 @@ struct in_line : waits<in_line>, ring {
 //     and goes with it    (4) try_recv    (5) the first that waits moves up, and its send is over
 //
 // A queue between tasks: at most `capacity` items wait in it, then senders wait; with capacity 0
-// each waits for the other. First in, first out, for items and for those who wait. A cancelled
-// wait loses nothing: its item was handed over, or is still there. Who waits when the channel is
-// destroyed goes on as after close(); a sender gets channel_closed.
+// each waits for the other. First in, first out, for items and for those who wait. A cancelled recv
+// loses nothing: its item was handed over, or is still there; a cancelled send that still waits
+// takes its value along. Who waits when the channel is destroyed goes on as after close(); a sender
+// gets channel_closed.
 template <class T> class channel {
 public:
     explicit channel(std::size_t n) : capacity(n) {}

@@ -13,8 +13,9 @@
 //     }
 //
 // The kernel shares two rings with the program: one takes requests (submissions), one brings back
-// results (completions). A task's co_await writes a request, and the executor, when it looks at
-// the reactor, hands over all of them and collects what has come, in a single system call.
+// results (completions). A task's co_await writes a request, a submission queue entry (SQE), and
+// the executor, when it looks at the reactor, hands over all of them and collects what has come, in
+// a single system call.
 //
 // An operation's life:
 //
@@ -104,7 +105,7 @@ private:
 //     executor::turn     runs the jobs that have become runnable
 //
 // No code of a task runs in park. A callback there could begin new operations while the ring is
-// walked, call itself in the end, and would make the order of things hard to follow in a trace.
+// walked, and so walk it again from within; and the order of things would be hard to follow.
 //
 // One ring for an executor, created at its first operation. Its errors are std::system_error.
 class reactor final : public parker {
@@ -118,7 +119,8 @@ public:
     // of one of these. So it must not move, nor go, before the last answer.
     //
     // Takes what the kernel answers to a request. Must live until the answer without
-    // IORING_CQE_F_MORE. Runs inside the walk of the ring: note the result, wake a job, no more.
+    // IORING_CQE_F_MORE, which says that more will follow. Runs inside the walk of the ring: note
+    // the result, wake a job, no more; and submit only what there is room for.
     struct completion {
         virtual void complete(int result, unsigned flags) noexcept = 0;
     };
@@ -135,9 +137,9 @@ public:
     //         if (s->opcode == IORING_OP_READ) s->len = std::min(s->len, 3u);  // come short
     //     };
     //
-    // For tests: may change each request of this thread before the kernel sees it, which is how
-    // they inject faults: a shorter length, a NOP with a result of its own. Its user_data is not
-    // set yet.
+    // For tests: may change each request of this thread, those to cancel excepted, before the
+    // kernel sees it, which is how they inject faults: a shorter length, a NOP with a result of its
+    // own. Its user_data is not set yet.
     using submit_hook = void (*)(io_uring_sqe*);
     inline static constinit thread_local submit_hook on_submit = nullptr;
 
@@ -149,11 +151,12 @@ public:
         return static_cast<reactor&>(*slot);
     }
 
+    // What has gone through it so far; of a reactor that is made for this call, if there is none.
     static const statistics& stats() { return here().counts; }
 
-    // A child of fork() has the ring's descriptor, and could write into the parent's rings. It is
-    // told by a counter, which costs nothing where it is asked, in each submit; getpid() would be a
-    // system call. And the rings' memory is not inherited at all.
+    // A child of fork() has the ring's descriptor, and could submit to the parent's ring, but not
+    // the rings' memory. It is told by a counter, which costs nothing where it is asked, in each
+    // submit; getpid() would be a system call.
     explicit reactor(options o) {
         [[maybe_unused]] static const int once = pthread_atfork(nullptr, nullptr, [] { ++forks; });
         set_up(o);
@@ -162,7 +165,8 @@ public:
     }
     reactor(reactor&&) = delete;
     // To close a ring is not to stop the kernel: it may go on writing into buffers, and keeps a
-    // listening port. So everything is cancelled first, and waited for.
+    // listening port. So what is still in flight, a recipe's multishot, say, is cancelled first,
+    // and waited for.
     ~reactor() override {
         if (forked()) {  // the ring is the parent's
             ::close(ring.ring_fd);
@@ -199,7 +203,8 @@ public:
     // only whether that was found, and is not looked at. It may come before or after the other's.
     //
     // Asks the kernel to give up a request, whose completion comes all the same, only sooner. False
-    // in a forked child: the request is not its own, and nothing will come.
+    // in a forked child: the request is not its own, and nothing will come. A kernel that takes no
+    // more requests at all ends the program here: nobody could say when the buffer is free.
     bool cancel(completion* which, int flags = 0) noexcept {
         if (forked()) return false;
         io_uring_sqe request{};
@@ -216,9 +221,9 @@ public:
     // nothing can come, and to sleep would be for ever: the executor is told, and reports a
     // deadlock.
     //
-    // Nothing at all is done if nothing is in flight and nobody is to sleep. There is no system call
-    // if nothing has been written, nothing is to be waited for, and the kernel has no work deferred
-    // (TASKRUN) and no completions that found no room (CQ_OVERFLOW).
+    // Nothing at all is done if nothing is in flight and nobody is to sleep. There is no system
+    // call if nothing has been written, nothing is to be waited for, and the kernel has no work
+    // deferred (TASKRUN) and no completions that found no room (CQ_OVERFLOW).
     bool park(std::int64_t until) override {
         if (forked()) return false;
         if (!counts.in_flight && until == now) return true;
@@ -285,9 +290,9 @@ private:
     unsigned unsubmitted() const { return ring.sq.sqe_tail - *ring.sq.khead; }
 
     // The one system call: submits what has been written, runs the kernel's deferred work, and
-    // waits for `least` completions, or till `until`. liburing's own calls leave out GETEVENTS,
-    // with which alone deferred completions arrive, or go back to sleep after a signal. What it
-    // returns is of no interest: the rings say what has happened.
+    // waits for `least` completions, or till `until`. Some of liburing's own calls leave out
+    // GETEVENTS, without which deferred completions do not arrive; others sleep on after a signal.
+    // What it returns is of no interest: the rings say what has happened.
     [[gnu::noinline]] void enter(unsigned least, std::int64_t until = never) {
         constexpr unsigned no_iowait = 1u << 7, has_no_iowait = 1u << 17;  // Linux 6.15
         unsigned flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
@@ -315,7 +320,7 @@ private:
     // which says that the places before it may be written again.
     //
     // Takes the completions. Only now, with all of them noted, may jobs run: one that submitted
-    // while the ring is walked could overwrite what has not been read.
+    // while the ring is walked, and found no room, would enter the kernel, and take these again.
     void reap() noexcept {
         unsigned head = *ring.cq.khead;
         for (const unsigned tail = io_uring_smp_load_acquire(ring.cq.ktail); head != tail; ++head) {
@@ -391,8 +396,8 @@ struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>>, reactor::compl
             reclaim();
         if (std::is_same_v<R, unique_fd> && res >= 0) ::close(res);  // nobody is left to take it
     }
-    // The same operation, whose await gives the number and throws nothing. For errors that are
-    // nothing special: `int r = co_await io::recv(fd, buffer).result(); if (r <= 0) co_return;`
+    // The same operation, whose await gives the number, also if that is an error. For those that
+    // are nothing special: `int r = co_await io::recv(fd, buffer).result(); if (r <= 0) co_return;`
     auto result() && { return op<R, false, With, A...>(name, std::move(with)); }
 
     // The request is written here, where it can still throw: no ring, no room, a prepare that
@@ -437,8 +442,8 @@ private:
     // is none: see the destructor, which is waiting for just this call.
     void complete(int n, unsigned flags) noexcept override {
         if (retries(n)) return submit(*in);
-        // -512 is ERESTARTSYS, which the kernel should have kept to itself; a notification says
-        // only that the buffer is free.
+        // -512 is ERESTARTSYS, which the kernel should have kept to itself; a notification (of a
+        // send without a copy, by io::op) says only that the buffer is free.
         if (!(flags & IORING_CQE_F_NOTIF)) res = n == -512 ? -EINTR : n;
         if constexpr ((std::is_same_v<A, unique_fd> || ...))
             if (n != -ECANCELED) with([](auto&, unique_fd& fd) { fd.release(); });
@@ -468,11 +473,11 @@ auto transfer(const char* name, auto prepare, int fd, std::span<T> what, auto la
 
 // The operations. Awaiting one gives its value, or throws std::system_error with its name and what
 // it works on; awaiting its result(), as in `int r = co_await io::read(fd, buffer).result()`, gives
-// the kernel's number or -errno, and throws nothing. Buffers and descriptors are borrowed: they
-// must live until the await is over. Paths, addresses and iovecs are copied. Those marked (worker)
-// go by a thread of the kernel, which takes about 5 us more than the plain call: so a program that
-// looks at many files has many such requests under way at a time. What never blocks is not here:
-// bind, listen, shutdown and setsockopt are called directly.
+// the kernel's number or -errno in the place of that exception. Buffers and descriptors are
+// borrowed: they must live until the await is over. Paths, addresses and iovecs are copied. Those
+// marked (worker) go by a thread of the kernel, which takes about 5 us more than the plain call: so
+// a program that looks at many files has many such requests under way at a time. What never blocks
+// is not here: bind, listen, shutdown and setsockopt are called directly.
 namespace io {
 
 // Does nothing, by way of the kernel: what a round trip costs.
@@ -589,7 +594,7 @@ template <class R = int, class Fill> auto op(Fill fill, const char* name = "io::
 //
 // Waits for the end of a child process; gives its status, as of waitpid(2). A waitid by the ring
 // (Linux 6.7) would do it too; a descriptor of the process has worked since 5.3. Templates, as all
-// coroutines of the headers: g++ may emit others twice.
+// coroutines of the headers: inline functions may be emitted twice by g++, if they are coroutines.
 template <class = void> task<int> wait_pid(pid_t pid) {
     const unique_fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!process) detail::fail(errno, "wait_pid " + std::to_string(pid));

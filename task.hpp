@@ -14,7 +14,7 @@
 //
 //   runnable      the right to run the job once. It disappears when it has run, and appears again,
 //                 in the hands of the schedule function, when a waker wakes the job.
-//   waker         makes the job runnable again. Whatever the job waits for holds one.
+//   waker         makes the job runnable again. Whoever is to wake it is handed one: see suspend.
 //   join_handle   the job's result, and its life: dropping it cancels the job.
 //
 // A job's life:
@@ -29,17 +29,17 @@
 //                  +-----------------------+ - - - - - - - +
 //
 //     (1) spawn: the first runnable; it queues nothing    (2) runnable::run resumes the innermost
-//     frame    (3) an await that has to wait suspends it    (4) waker::wake hands a runnable to the
-//     schedule function; while the job runs, that is done at the end of the run    (5) cancel, or
-//     a dropped handle or runnable: what the job waits for lets go, it is scheduled once more, and
-//     run() destroys the frames, innermost first    (6) the outermost frame has returned; its
-//     result lies with the handle
+//     frame    (3) an await that has to wait suspends it    (4) the wait is over, or waker::wake: a
+//     runnable goes to the schedule function; while the job runs, that is done at the end of the
+//     run    (5) cancel, or a dropped handle: what the job waits for lets go, it is scheduled once
+//     more, and run() destroys the frames, innermost first; dropping a runnable destroys them at
+//     once    (6) the outermost frame has returned; its result lies with the handle
 //
-// All of this belongs to one thread at a time: no field is atomic.
+// All of this belongs to one thread: no field is atomic.
 //
 // The chapters: 1 memory, 2 the job, 3 the coroutine, 4 the handles, 5 awaits, 6 groups. What is in
-// namespace detail is there to be read, and not for programs. Whoever only wants to use tasks reads
-// the comments above the names outside of it; whoever writes an executor needs chapter 4, and
+// namespace detail is to be read, not used. Whoever only wants to use tasks reads the comments
+// above the names outside of it; whoever writes an executor needs chapter 4, and
 // examples/own_executor.cpp.
 #pragma once
 
@@ -77,13 +77,13 @@ struct task_cancelled : std::exception {
 // call. Tasks are called as often as functions. So freed frames are kept, in lists by size, and
 // the next frame of that size is one of them: five instructions instead of the heap's hundred. A
 // call takes 102 instructions that way, and 243 with operator new and delete; a spawn with its join
-// 324 instead of 614 (g++ 12.2 -O3, both counted by callgrind).
+// 315 instead of 613 (g++ 12.2 -O3, both counted by callgrind).
 //
 //     allocate(200): list 13 of free[] --> block --> block --> nothing more: refill
 //     deallocate(p, 200): p becomes the first of list 13
 //
-// The lists are the thread's own, so nothing is locked, and a frame has to go on the thread where
-// it was made. Blocks are never split or joined: a program makes the same few kinds of frames over
+// The lists are the thread's own, so nothing is locked, and a frame must be destroyed on the thread
+// that made it. Blocks are never split or joined: a program makes the same few kinds of frames over
 // and over, so what it has freed once is what it wants next.
 
 // Where the frames and jobs of this thread come from.
@@ -92,8 +92,8 @@ public:
     // From now on memory comes from `memory`; nullptr is the heap again. With a
     // monotonic_buffer_resource over a static array, and the null resource behind it, nothing is
     // ever taken from the heap: when the array is used up, std::bad_alloc leaves the call that
-    // creates the coroutine. The resource must outlive what comes from it. Throws std::logic_error
-    // while a frame or job is alive.
+    // creates the coroutine. The resource gets its blocks back at the next call: so it must live
+    // until then, or as long as the thread. Throws std::logic_error while one of them is in use.
     static void use(std::pmr::memory_resource* memory) {
         trim();
         if (taken) throw std::logic_error("ringlet::frame_pool::use: a frame or job is alive");
@@ -124,10 +124,11 @@ private:
     static std::pmr::memory_resource& origin() {
         return upstream ? *upstream : *std::pmr::new_delete_resource();
     }
-    // To be told of the thread's end takes a few bytes of the heap itself: not in the mode without.
+    // The heap's blocks go back when the thread ends. To be told of that takes a few bytes of the
+    // heap itself, which a program without one does not want; nor is its resource to be asked then.
     [[gnu::noinline]] static void* refill(std::size_t n) {
         struct trimmer {
-            ~trimmer() { trim(); }
+            ~trimmer() { upstream ? void() : trim(); }
         };
         if (!upstream) { [[maybe_unused]] static thread_local const trimmer at_thread_exit; }
         void* const p = origin().allocate(n, step);
@@ -163,9 +164,8 @@ template <class T> struct pool_allocator {
     bool operator==(const pool_allocator&) const { return true; }
 };
 
-// For std::unique_ptr: what the end of the pointer means. Every owner in these headers is one, with
-// a member function of the object in the place of delete: so a frame, a job or a result that is on
-// its way out when an exception comes goes the same way as without one.
+// For std::unique_ptr: what the end of the pointer means. Every owner of a frame or a job is one,
+// with a member function of the object in the place of delete: so no exception can leak either.
 template <auto Member> struct ends_with {
     void operator()(auto* p) const noexcept(noexcept((p->*Member)())) { (p->*Member)(); }
 };
@@ -188,7 +188,8 @@ template <class T> struct scoped {
 // A job through one wait, say `co_await sleep_for(20ms)`:
 //
 //     run()         resumes the frame at `point`, which comes to the co_await
-//     suspend()     notes the frame, the place and the wait, and starts the wait: the timer is set
+//     await_ready() sets the timer
+//     suspend()     notes the frame, the place and the wait
 //     run()         returns; the thread is the executor's again, which runs other jobs
 //     let_go()      20 ms later, from the timer: the job is SCHEDULED, its runnable is in the queue
 //     run()         resumes the frame after the co_await
@@ -200,13 +201,16 @@ template <class T> struct scoped {
 //
 // It is destroyed in run(), and not in cancel(), so that destructors never run on the stack of
 // whoever cancels, who may be in the middle of something, or be a frame of that very job.
+//
+// Two waits that come later are spoken of here already: a group (chapter 6) waits for child jobs,
+// and a channel (executor.hpp) is a queue between tasks.
 struct job;
 
 // A list that closes to a ring at its owner, so that a member can leave and not know whose it is:
 //
 //     list <-> first <-> second <-> last <-> list again
 //
-// Live jobs are in such a list, their executor's or their group's, and so are the tasks that wait
+// The live jobs of an executor are in such a list, those of a group, and so are the tasks that wait
 // at a channel. The links lie in the members: to join and to leave allocates nothing, and takes the
 // same few instructions with a million members as with one.
 struct ring {
@@ -233,9 +237,9 @@ struct wait {
     // The job is to stop. True: the wait has let go of it. False: it cannot yet (the kernel may
     // still write into a buffer), and calls job::let_go or job::fulfil later.
     virtual bool interrupt(job&) noexcept = 0;
-    virtual void finished(job&) noexcept {}             // the job that it watches has ended
-    virtual void describe(std::string& out) const = 0;  // "sleep, 20 ms left"
-    virtual const ring* children() const { return nullptr; }
+    virtual void finished(job&) noexcept {}                   // the job that it watches has ended
+    virtual void describe(std::string& out) const = 0;        // "sleep, 19988 us left"
+    virtual const ring* children() const { return nullptr; }  // for those who list jobs
 };
 
 // A part of a job that can be stopped alone: the frames inside one await, such as those that a
@@ -264,21 +268,25 @@ inline void append_place(std::string& out, source place) {
 // A task that has been started.
 //
 //   field       who writes it, and when
-//   phase       the arrows of the diagram, see below
-//   budget      waits that were over at once; a wait that was not fills it up; at zero a job yields
+//   phase       whoever takes an arrow of the diagram; its bits are named below
+//   budget      how many more waits may be over at once (channels, sleeps of no time) before the job
+//               yields; a wait that was not fills it up
 //   held        spawn; the handle, when it goes
 //   cancelled   cancel
-//   stopping    cancel, and a section's stop: what runs now is to end at its next suspension
+//   stopping    cancel, and a section's stop: what runs now is to end at its next suspension; the
+//               end of that section takes it back
 //   failed      the outermost frame, when it ends with an exception
-//   lost        cancel; run, if it resumes the job all the same, for a result: then it counts; end
+//   lost        cancel, an early end, a group whose child failed: the result does not count; a run
+//               that resumes the job for a result takes it back
 //   references  the handle and the wakers; the memory goes with the last, once the job has ended
 //   runs        run; a waker is for the suspension that one run ends in, and knows which
+//   next        the executor's queue, while the job is in it
 //   by          spawn: where it runs; a child runs where its parent does
 //   root        spawn: the outermost frame
 //   point       the await that suspends: the innermost
 //   waiting     the await: what the job waits for; nullptr: a waker
-//   watcher     the await of the handle: who is told of the job's end
-//   parent      spawn: the job of the group that this one is a child in
+//   watcher     the await of the handle, or the group: who is told of the job's end
+//   parent      the group: whose child it is
 //   inner       the await that is a section: the innermost one
 //   where       the await that suspends: its place; spawned: the spawn's
 struct job : pooled, ring {
@@ -287,14 +295,15 @@ struct job : pooled, ring {
     // RUNNING; then `woken`: schedule at the end of the run; `returned`: a frame has returned to
     // the one at `point`; `look`: more is to be seen to at the end of the run.
     static constexpr std::uint8_t scheduled = 1, suspended = 2, ended = 4, fulfilled = 8;
-    static constexpr std::uint8_t woken = 16, returned = 32, look = 64, full_budget = 128;
+    static constexpr std::uint8_t woken = 16, returned = 32, look = 64;
+    static constexpr std::int16_t full_budget = 128;
 
     std::int16_t budget = full_budget;
     std::uint8_t phase = scheduled;
     bool held = true, cancelled = false, stopping = false, failed = false, lost = false;
     std::uint32_t references = 1;
     std::uint64_t runs = 0;
-    job* next;  // in the executor's queue, while SCHEDULED
+    job* next;
     scheduler& by;
     std::coroutine_handle<> root, point;
     wait *waiting = nullptr, *watcher = nullptr;
@@ -309,9 +318,9 @@ struct job : pooled, ring {
     virtual ~job() = default;
     virtual std::exception_ptr discard() noexcept = 0;  // drops the result; gives the exception
 
-    // Where it waits, and where it was spawned, for those who look. What is awaited in this file, in
-    // as_task, the program has written elsewhere: where it spawned the job, or made the group that
-    // this is a child in. Cold: or the compiler would have it in the loop, for the hooks.
+    // Where it waits, and where it was spawned, for those who look. An await inside this file (in
+    // as_task) is no place of the program's: that is the section's, or the spawn's, or, of a child,
+    // the parent's. Cold: or the compiler would have it in the loop, for the hooks.
     source awaits_at() const { return !here(where) ? where : inner ? inner->where : origin(); }
     source origin() const { return here(spawned) && parent ? parent->awaits_at() : spawned; }
     [[gnu::cold]] static bool here(source place) {
@@ -329,7 +338,7 @@ struct job : pooled, ring {
     //
     // Runs the job to its next suspension. If it was woken meanwhile it is scheduled again, and the
     // answer is true; `requeue` does that after a yield, and `unless_idle` is told of a run that
-    // has not simply suspended: both are inlined into the loop of the executor, the hot path.
+    // has ended in neither a yield nor a wait: both are inlined into the executor's loop.
     [[gnu::always_inline]] bool run(auto requeue, auto unless_idle) {
         if (stopping && !goes_on()) [[unlikely]]
             return false;
@@ -354,7 +363,7 @@ struct job : pooled, ring {
         point = h;
         where = place;
         budget = full_budget;
-        if (w) phase = 0;  // it is not for those who woke the job before
+        if (w) phase = 0;  // who woke the job before this has not ended the wait
         if (begins) waiting = w, start();
         phase |= stopping || !(w || references) ? suspended | look : suspended;
     }
@@ -380,7 +389,8 @@ struct job : pooled, ring {
     void fulfil() { let_go(fulfilled); }
 
     // For handles. A wake counts only while the job waits for a waker: who waits for a timer is not
-    // woken by anything else. A cancel is noted at once, and works when the wait has let go.
+    // woken by anything else. A cancel is noted at once, and works when the wait has let go; if the
+    // job ends in the run that it is in, its value is lost all the same. Sections use stop() too.
     void wake() {
         if (!waiting && !is(scheduled | ended)) let_go();
     }
@@ -458,9 +468,9 @@ private:
     // is the first to go, as with functions when an exception passes.
     [[gnu::noinline]] void end(bool early) {
         lost |= early;
-        if (lost) phase = 0, inner = nullptr;
+        if (lost) phase = 0, inner = nullptr;  // as if it ran: wakers that go with the frames wait
         root.destroy();
-        unlink();
+        unlink();  // before the watcher is told: a group asks whether this was the last
         phase = ended;
         if (!held || lost) return bury();
         if (watcher) std::exchange(watcher, nullptr)->finished(*this);  // which may free the job
@@ -468,9 +478,10 @@ private:
     // The end of a job whose result nobody takes.
     void bury() {
         const bool silent = cancelled || lost;
+        ++references;  // the last waker may lie in the result
         const std::exception_ptr error = discard();
         if (watcher) std::exchange(watcher, nullptr)->finished(*this);
-        else if (!references) delete this;
+        release();
         if (error && !silent) std::rethrow_exception(error);
     }
     [[noreturn]] void complain() {
@@ -488,8 +499,13 @@ private:
 
 // To the compiler a coroutine is a function that returns an object made by its promise_type, here a
 // task, and a frame on the side with three things in it: the promise, the arguments, and the
-// variables that are alive across a co_await. A coroutine_handle is a pointer to the frame. It can
-// be resumed and destroyed, and nothing else.
+// variables that are alive across a co_await. A coroutine_handle is a pointer to the frame, to
+// resume it, to destroy it, to ask whether it is done, and to find the promise.
+//
+// What co_await does with the object behind it, the awaiter: it calls await_ready, and if that says
+// false suspends the frame and calls await_suspend with its handle. Where that says false, or when
+// the frame is resumed, the co_await has the value of await_resume. The first and the last
+// suspension of a coroutine are such awaits too.
 //
 //     task<int> inner();
 //     task<int> outer() { co_return 1 + co_await inner(); }
@@ -539,10 +555,10 @@ struct promise_base : pooled {
     failure* outcome;
 
     std::suspend_always initial_suspend() const noexcept { return {}; }
-    // The job's run() goes on with the caller. A symmetric transfer from here would do it too, but
-    // costs more (117 instructions a call against 107, in a sketch with g++ 12.2; 77 against 73
-    // with clang 19), and where it is no tail call (g++ without -O2, or with a sanitizer) a loop of
-    // 10,000 to 65,000 awaits overflows the stack.
+    // The job's run() goes on with the caller. A symmetric transfer (await_suspend gives the handle
+    // that is to be resumed next) would do it too, but costs more (117 instructions a call against
+    // 107, in a sketch with g++ 12.2; 77 against 73 with clang 19), and where it is no tail call
+    // (g++ without -O2, or with a sanitizer) a loop of 10,000 to 65,000 awaits overflows the stack.
     struct last_suspend : std::suspend_always {
         template <class P> void await_suspend(std::coroutine_handle<P> h) const noexcept {
             if (h.promise().caller) job::current->leave_at(h.promise().caller, job::returned);
@@ -576,7 +592,7 @@ template <class P> job& awaiting_job() {
 // A lazy coroutine: a description of work. Nothing runs until it is awaited, once, as an rvalue, or
 // spawned. Move-only. Its parameters live until its frame goes, its locals until it ends. T may be
 // void, a reference, or move-only. Its promise may be derived from, for coroutines that can do more
-// than one: recipes/generator.hpp adds co_yield.
+// than a task: recipes/generator.hpp adds co_yield.
 template <class T = void> class [[nodiscard]] task {
 public:
     struct promise_type : detail::promise_of<T> {
@@ -623,11 +639,11 @@ private:
 // What everybody but the job itself sees of it. Who holds what:
 //
 //     the schedule function, then the executor's queue    the runnable: at most one exists
-//     a timer, a device, another task                     wakers: any number
+//     whoever was handed one by suspend                   wakers: any number
 //     the task that spawned it                            the join_handle: one, or none
 //
 // The frames live until the job has ended, whoever holds what. The job's memory, with the result
-// and the schedule function, lives as long as the handle or a waker does.
+// and the schedule function, lives until handle and wakers are gone as well.
 
 // Makes a job runnable again. It is for one suspension: once the job has gone on it does nothing,
 // so no await is resumed by an old waker, and none has to check. Copyable, counted; may outlive the
@@ -687,9 +703,9 @@ private:
 
 namespace detail {
 
-// A job with a result: what spawn makes of a task. The task gives its frame away, here and only
-// here, so it cannot be awaited as well; one that has none any more throws std::logic_error. The
-// result lies in the job, since the frames are gone by the time that somebody asks for it.
+// A job with a result: what spawn makes of a task. The task gives its frame away, as to an await,
+// so it cannot be awaited as well; one that has none any more throws std::logic_error. The result
+// lies in the job, since the frames are gone by the time that somebody asks for it.
 template <class T> struct job_of : job {
     result<T> outcome;
     job_of(auto* promise, scheduler& s, source place, ring* list) : job(s, place, list) {
@@ -697,7 +713,7 @@ template <class T> struct job_of : job {
         promise->outcome = &outcome;
         promise->caller = std::coroutine_handle<>::from_address(static_cast<job*>(this));
     }
-    static auto* frame_of(task<T>& work) { return work.take().release(); }
+    static auto frame_of(task<T>& work) { return work.take(); }
     std::exception_ptr discard() noexcept override { return outcome.discard(); }
     // The result, or what stands for none.
     T take() { return lost ? throw task_cancelled() : outcome.take(); }
@@ -706,8 +722,8 @@ template <class T> struct job_of : job {
 
 template <class T> using owned = std::unique_ptr<job_of<T>, ends_with<&job::forsake>>;
 
-// A job with a schedule function of its own. That may run or drop the runnable on the spot, and
-// lies in the job, which therefore is kept meanwhile.
+// A job with a schedule function of its own, which lies in the job and may run or drop the runnable
+// on the spot: so a reference keeps the job meanwhile.
 template <class T, class S> struct scheduled_job final : job_of<T>, scheduler {
     S function;
     scheduled_job(auto* promise, S s, source place)
@@ -735,7 +751,8 @@ public:
 
     // Has the job ended?
     bool done() const { return !job || job->is(detail::job::ended); }
-    // Lets the job go on without a handle. Its exception, if it comes to that, leaves run().
+    // Lets the job go on without a handle. An exception that comes later leaves run(); one that has
+    // come already is dropped.
     void detach() {
         if (job) job.release()->detach();
     }
@@ -757,15 +774,16 @@ private:
 };
 
 // Makes a job of the task. `schedule` is called as schedule(runnable) or schedule(runnable,
-// schedule_info) each time the job becomes runnable; it lives as long as the job's handle and
-// wakers, and must not throw. This queues nothing: schedule or run the runnable. One allocation
-// beside the task's frame; throws std::bad_alloc.
+// schedule_info) each time the job becomes runnable; it lives until the job has ended and its
+// handle and wakers are gone, and must not throw. This queues nothing: schedule or run the
+// runnable. One allocation beside the task's frame; throws std::bad_alloc.
 template <class T, class S>
 requires(std::is_invocable_v<S&, runnable> || std::is_invocable_v<S&, runnable, schedule_info>)
     std::pair<runnable, join_handle<T>> spawn(
         task<T> work, S schedule, source place = source::current()) {
-    auto& job = *new detail::scheduled_job<T, S>(
-        detail::job_of<T>::frame_of(work), std::move(schedule), place);
+    auto frame = detail::job_of<T>::frame_of(work);
+    auto& job = *new detail::scheduled_job<T, S>(frame.get(), std::move(schedule), place);
+    frame.release();  // only now: to move the schedule function may throw
     return {runnable(job), join_handle<T>(job)};
 }
 
@@ -773,17 +791,15 @@ requires(std::is_invocable_v<S&, runnable> || std::is_invocable_v<S&, runnable, 
 
 namespace detail {
 
-// Each await is [[nodiscard]]: `c.send(1);` without co_await does nothing, and compilers say so.
+// Each await is [[nodiscard]]: `suspend(f);` without co_await does nothing, and compilers say so.
 //
-// What co_await does, in the compiler's terms: it calls await_ready, and if that says false
-// suspends the frame and calls await_suspend with its handle; when the frame is resumed the
-// co_await has the value of await_resume. The awaiter lives in the frame meanwhile, so it is the
-// right place for everything a wait needs: links, a deadline, a buffer's address. No wait
-// allocates.
+// An awaiter lives in the frame until its await is over: so it is the right place for everything a
+// wait needs, links, a deadline, a buffer's address, and few waits allocate (a group its jobs).
 //
 // An await that is a wait: W::start() begins it. What may fail, or finds that there is nothing to
-// wait for, belongs into await_ready. The place is that of the co_await: a defaulted argument of
-// await_transform would give it too, at the price of a second awaiter type.
+// wait for, belongs in await_ready. The place is that of the co_await, where the compiler calls
+// await_suspend and fills in its defaulted argument. (One of await_transform, a function of the
+// promise that may exchange the awaiter, would give it too, at the price of a second awaiter type.)
 template <class W> struct waits : wait {
     job* owner = nullptr;
     bool insists() const { return false; }  // begins even where the job is to stop
@@ -798,23 +814,24 @@ template <class W> struct waits : wait {
     }
 };
 
-// Waits for the end of another job. To cancel it is to go away: the other job has its own life, and
-// its handle, which is in a frame of the waiting job as a rule, cancels it when it goes.
+// Waits for the end of another job. A joiner that is cancelled only stops watching: the other job
+// is cancelled by its handle, if that goes with the joiner's frame.
 template <class T, bool Try> struct [[nodiscard]] join_wait final : waits<join_wait<T, Try>> {
     join_handle<T>& handle;
+    job* other;  // from start() on: the handle may be detached or moved meanwhile
     explicit join_wait(join_handle<T>& h) : handle(h) {}
     bool await_ready() const { return (handle && !handle.job->watcher) || refuse(), handle.done(); }
     [[noreturn]] static bool refuse() {
         throw std::logic_error("ringlet: a join_handle is awaited that is empty, or twice at once");
     }
-    void start() { handle.job->watcher = this; }
+    void start() { (other = handle.job.get())->watcher = this; }
     decltype(auto) await_resume() {
         if (!handle) refuse();  // another await took the value first
         const std::unique_ptr<job_of<T>, ends_with<&job::detach>> ended(handle.job.release());
         if constexpr (Try) return ended->attempt();
         else return ended->take();
     }
-    bool interrupt(job&) noexcept override { return handle.job->watcher = nullptr, true; }
+    bool interrupt(job&) noexcept override { return other->watcher = nullptr, true; }
     void finished(job&) noexcept override { this->owner->fulfil(); }
     void describe(std::string& out) const override { out += "join"; }
 };
@@ -854,8 +871,8 @@ template <class A> concept awaitable = requires(A&& a) {
 };
 template <awaitable A> using await_result = decltype(awaiter_of(std::declval<A>()).await_resume());
 
-// Any awaitable as a task, for what takes tasks apart: `timeout(1s, handle)` works as well as
-// `timeout(1s, work())`, for the price of a frame.
+// Any awaitable as a task, for functions that need one: `timeout(1s, std::move(handle))` works as
+// well as `timeout(1s, work())`, for the price of a frame.
 template <class T> task<T> as_task(task<T> t) { return t; }
 template <awaitable A> task<await_result<A>> as_task(A a) { co_return co_await std::move(a); }
 
@@ -880,7 +897,7 @@ struct [[nodiscard]] cancel_query : std::suspend_never {
 //          |                     |      ^
 //          |                     |      | (4) finished, not the last: may stop() the others
 //          |                     +------+
-//          +--- (5) the owner is cancelled before (2): they are destroyed, unrun
+//          +--- (5) before (2) something throws, or the owner is cancelled: destroyed, unrun
 //
 // A child is a job of its own. It is in the group's list and not in the executor's, and runs where
 // its parent runs, through the parent's scheduler: so groups work with anybody's executor. The
@@ -888,10 +905,11 @@ struct [[nodiscard]] cancel_query : std::suspend_never {
 // cancelled owner's group stops the children and waits for them. That is why children may borrow
 // from the frame that waits for them, and why no cleanup is ever left to run on its own.
 //
-// A cancelled owner is resumed only by a full result.
+// A cancelled owner is resumed only by a full result, or by a shielded child's exception.
 struct [[nodiscard]] group : waits<group> {
-    // Who must end well for the group to have a result: all, or else the rest is cancelled; any,
-    // and then the rest is cancelled; a shielded child, which its owner's cancel does not reach.
+    // Who must end well for the group to have a result: all, and the first that does not cancels
+    // the rest; any, and the first that ends, well or not, cancels the rest; the one child of a
+    // shield, which its owner's cancel does not reach.
     enum policy : std::uint8_t { all, any, shield };
 
     ring members;              // that have not ended
@@ -899,21 +917,23 @@ struct [[nodiscard]] group : waits<group> {
     const char* name;
     policy mode;
     bool stopping = false;
-    int missing;  // results
+    int missing;  // results: of each child, or of one
 
     group(const char* n, policy p) : name(n), mode(p), missing(p != all) {}
     group(group&&) = default;
-    ~group() {  // of children that never began: their job was cancelled just then
-        members.each<job>([](job& j) {
+    ~group() {  // of children that never began: (5)
+        while (!members.empty()) {
+            job& j = static_cast<job&>(*members.after);
             j.watcher = nullptr;
             if (j.held) j.detach();  // a scope's child has no handle
             j.abandon();
-        });
+        }
     }
-    // A child, for await_ready: what can fail fails before anything runs. Throws std::bad_alloc.
+    // A child. Made in await_ready, if it can be: so what can fail fails before anything runs.
+    // Throws std::bad_alloc.
     template <class T> job_of<T>& add(task<T>& work) {
         job& of = owner ? *owner : *job::current;
-        auto& j = *new job_of<T>(job_of<T>::frame_of(work), of.by, of.where, &members);
+        auto& j = *new job_of<T>(job_of<T>::frame_of(work).release(), of.by, of.where, &members);
         j.parent = &of;
         j.watcher = this;
         missing += mode == all;
@@ -921,7 +941,7 @@ struct [[nodiscard]] group : waits<group> {
     }
     bool insists() const { return mode == shield; }
     void start() {
-        members.each<job>([this](job& j) {
+        for_each([this](job& j) {
             j.spawned = j.where = owner->where;
             j.by.schedule(j, schedule_info());
         });
@@ -929,7 +949,21 @@ struct [[nodiscard]] group : waits<group> {
     // Cancels the children that have not ended. They end in their own runs, later: until the last
     // of them has, the group waits, and its owner with it.
     void stop() noexcept {
-        if (!std::exchange(stopping, true)) members.each<job>([](job& j) { j.cancel(); });
+        if (!std::exchange(stopping, true)) for_each([](job& j) { j.cancel(); });
+    }
+    // Calls f for those that are there now. Where a schedule function runs jobs on the spot, that may
+    // end any of them, and the group: so each goes to the end of the list first, and the next is the
+    // one that is first by then.
+    void for_each(auto f) {
+        job& of = *owner;
+        const waker stays(of, 0);
+        const std::uint64_t run = of.runs;
+        int left = 0;
+        members.each<job>([&](job&) { ++left; });
+        for (; left && of.waiting == this && of.runs == run; --left) {
+            job& j = static_cast<job&>(*members.after);
+            j.unlink(), j.join(members), f(j);
+        }
     }
     // Throws what the owner is to learn when there is no result.
     void check() const {

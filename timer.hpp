@@ -18,12 +18,12 @@
 // counts is that to set and to cancel is cheap, and that nothing happens until one is really over.
 //
 //     read with a timeout of 10 s, the data is there after 1 ms: a place in the heap is taken and
-//     given back, without a system call for either; the kernel has never heard of it
+//     given back, without a system call for either
 //     nothing comes for 10 s: the loop's own sleep ends, since its limit was that deadline
 //
 // Deadlines are counted from the call, and kept as points on the monotonic clock: so a loop that
 // takes its time does not add to them, and none is ever early. The clock is read once for each
-// deadline that is computed, and once a look if nobody else has: 30 ns, as much as three yields.
+// deadline that is computed, and once a look if nobody else has, or it slept: 30 ns, five yields.
 #pragma once
 
 #include "reactor.hpp"
@@ -98,7 +98,7 @@ struct timer_node {
 //   7  6 9  8
 //
 // The timers of an executor, in front of its reactor: whoever parks, parks here first. Made by the
-// first sleep; an executor whose tasks never sleep has none.
+// first sleep or timeout; an executor without either has none.
 //
 // An array, because a deadline is compared with a dozen others on its way, and here they lie side
 // by side: a tree with its links in the awaiters (a skew heap, a pairing heap) touches a cold line
@@ -114,6 +114,9 @@ public:
         return static_cast<timers&>(*ex.clock);
     }
     [[gnu::noinline]] timers(executor& e, reactor& r) : ex(e), io(r), heap(64) {}
+    ~timers() override {  // of jobs that another executor runs
+        while (size) remove(*heap[0].node);
+    }
 
     // The earliest deadline, in nanoseconds on the monotonic clock; parker::never: none.
     std::int64_t earliest() const { return size ? heap[0].deadline : never; }
@@ -143,9 +146,9 @@ public:
         if (size && (!time || until != now)) time = detail::monotonic();  // it may have slept
         return expire(time), hope;
     }
-    // On a virtual clock it does not let it sleep: it looks, and if nothing has come the clock goes
-    // to the next deadline. Nothing may be under way then that real time would end: what the ring
-    // had to give has been taken, and calls on other threads are back (executor::outside).
+    // On a virtual clock the reactor does not sleep: it looks, and if nothing has come the clock
+    // goes to the next deadline, whatever is still in flight; only calls on other threads hold it
+    // back (executor::outside).
     [[gnu::noinline]] bool park_or_jump(std::int64_t until) {
         const bool jumps = until != now && !ex.outside;
         const bool hope = io.park(jumps ? now : until);
@@ -157,8 +160,7 @@ public:
     }
 
 private:
-    // Wakes who has waited long enough, the earliest first. Nobody of them runs before all are
-    // woken.
+    // Wakes who has waited long enough, the earliest first. None of them runs before all are woken.
     void expire(std::int64_t time) {
         while (earliest() <= time) {
             detail::timer_node& t = *heap[0].node;
@@ -261,6 +263,7 @@ template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_n
     }
     decltype(auto) await_resume() {
         owner->leave(*this);
+        timer_node::leave();  // the awaiter lives on, to the end of the expression
         if constexpr (Try) return work.outcome.attempt(!work.callee);
         else if (work.callee) return work.await_resume();
         else throw std::system_error(std::make_error_code(std::errc::timed_out), "timeout");
@@ -291,7 +294,7 @@ template <class D> auto sleep_until(std::chrono::time_point<std::chrono::steady_
 //
 // Gives the awaitable `d` from now to end, then cancels it and waits until it has let go. Gives its
 // value, also if that came too late to be stopped; else throws std::system_error(timed_out), or,
-// as try_timeout, gives nullopt (false for void, nullptr for U&). Costs a call, and no kernel timer.
+// as try_timeout, gives nullopt (false for void, nullptr for U&). Costs a call, no kernel timer.
 template <class Rep, class Period, detail::awaitable A>
 [[gnu::always_inline]] inline auto timeout(std::chrono::duration<Rep, Period> d, A work) {
     return detail::timed<detail::await_result<A>, false>(

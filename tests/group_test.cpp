@@ -1312,6 +1312,32 @@ TEST_CASE("a timeout is no job: what hooks see, and what it adds to a job that i
     CHECK(time.passed() == 7ms);
 }
 
+TEST_CASE("a timeout that was kept is over, however long its awaiter lives") {
+    stopwatch time;
+    auto slow = [](int n, int m) -> task<int> {
+        co_await sleep_for(50ms);
+        co_return 10 * n + m;
+    };
+    auto root = [&]() -> task<> {
+        // The awaiter is a temporary of the whole expression, and so is there while the rest of it waits.
+        const int n = co_await slow(co_await timeout(10ms, nap(1ms, 1)), 2);
+        CHECK(n == 12);
+        CHECK(time.passed() == 51ms);
+        auto kept = try_timeout(10ms, give(3));
+        const std::optional<int> v = co_await kept;
+        co_await sleep_for(50ms);
+        CHECK(v == 3);
+        CHECK(time.passed() == 101ms);
+        auto expired = try_timeout(10ms, nap(20ms, 4));
+        const std::optional<int> none = co_await expired;
+        CHECK_FALSE(none);
+        CHECK(time.passed() == 111ms);
+        co_await sleep_for(50ms);
+    };
+    block_on(root());
+    CHECK(time.passed() == 161ms);
+}
+
 TEST_CASE("timeout: finishing at the very deadline") {
     stopwatch time;
     auto tie = []() -> task<std::string> {
@@ -1935,6 +1961,150 @@ TEST_CASE("hooks: children that wait forever finish with their executor") {
 }
 
 // ---- other ways to be scheduled ----------------------------------------------------------------
+
+namespace {
+
+// Wakes who waits at a gate, when it goes.
+class bell {
+public:
+    explicit bell(gate& g) : gate_(&g) {}
+    bell(bell&& other) noexcept : gate_(std::exchange(other.gate_, nullptr)) {}
+    ~bell() {
+        if (gate_) gate_->open();
+    }
+
+private:
+    gate* gate_;
+};
+
+task<> ring_at_end(gate& own, [[maybe_unused]] bell rings, [[maybe_unused]] guard parameter) {
+    co_await own.wait();
+}
+
+}  // namespace
+
+TEST_CASE("run on the spot: a child that ends may end the next one, and the group") {
+    for (const bool in_scope : {false, true})
+        for (const int children : {2, 3, 5}) {
+            CAPTURE(in_scope);
+            CAPTURE(children);
+            std::vector<gate> gates(static_cast<std::size_t>(children) + 1);
+            int gone = 0;
+            // Each wakes the next one when it goes.
+            const auto child = [&](std::size_t i) {
+                return ring_at_end(gates[i], bell(gates[i + 1]), guard(gone));
+            };
+            auto body = [&](scope_ref s) -> task<> {
+                for (std::size_t i = 0; i + 1 < gates.size(); ++i) s.spawn(child(i));
+                co_return;
+            };
+            auto all = [&] {
+                std::vector<task<>> tasks;
+                for (std::size_t i = 0; i + 1 < gates.size(); ++i) tasks.push_back(child(i));
+                return tasks;
+            };
+            auto owner = [&]([[maybe_unused]] guard parameter) -> task<> {
+                if (in_scope) co_await scope(body);
+                else co_await when_all(all());
+            };
+            auto [r, h] = ringlet::spawn(
+                owner(guard(gone)), [](runnable x) { std::move(x).run(); });
+            CHECK_FALSE(std::move(r).run());
+            CHECK(gone == 0);
+            drop(std::move(h));
+            CHECK(gone == children + 1);
+        }
+}
+
+TEST_CASE("run on the spot: an owner that goes on in the midst of a stop begins its next group") {
+    gate first, second, third;
+    int gone = 0;
+    history log;
+    auto fails = [&]() -> task<> {
+        co_await first.wait();
+        throw oops("fails");
+    };
+    auto owner = [&]() -> task<> {
+        for (int round = 0; round < 2; ++round) {
+            try {
+                if (round == 0) {
+                    co_await when_all(fails(), ring_at_end(second, bell(third), guard(gone)),
+                        ring_at_end(third, bell(second), guard(gone)));
+                } else {
+                    co_await when_all(fails(), ring_at_end(second, bell(third), guard(gone)),
+                        ring_at_end(third, bell(second), guard(gone)));
+                }
+            } catch (const oops& e) { log.push_back(e.what()); }
+        }
+    };
+    auto [r, h] = ringlet::spawn(owner(), [](runnable x) { std::move(x).run(); });
+    CHECK_FALSE(std::move(r).run());
+    first.open();
+    CHECK(gone == 2);
+    CHECK(log == history{"fails"});
+    CHECK_FALSE(h.done());  // the second group waits, uncancelled
+    first.open();
+    CHECK(gone == 4);
+    CHECK(log == history{"fails", "fails"});
+    CHECK(h.done());
+}
+
+TEST_CASE("run on the spot: a child that is spawned while its scope begins is scheduled once") {
+    gate a, b;
+    int gone = 0, begun = 0, woken = 0;
+    auto grandchild = [&]([[maybe_unused]] guard parameter) -> task<> {
+        ++begun;
+        co_await a.wait();
+        ++woken;
+    };
+    auto child = [&](scope_ref s) -> task<> {
+        s.spawn(grandchild(guard(gone)));
+        co_await b.wait();
+    };
+    // Not a coroutine: it spawns before the scope has begun.
+    auto body = [&](scope_ref s) {
+        s.spawn(child(s));
+        return nothing();
+    };
+    auto owner = [&]() -> task<> { co_await scope(body); };
+    auto [r, h] = ringlet::spawn(owner(), [](runnable x) { std::move(x).run(); });
+    CHECK_FALSE(std::move(r).run());
+    CHECK(begun == 1);
+    CHECK(woken == 0);
+    b.open();
+    CHECK_FALSE(h.done());
+    a.open();
+    CHECK(woken == 1);
+    CHECK(gone == 1);
+    CHECK(h.done());
+}
+
+TEST_CASE(
+    "a scope that never begins, because its job is to stop, takes those with it that come last") {
+    int gone = 0, ran = 0;
+    join_handle<> own;
+    auto late = [&]([[maybe_unused]] guard parameter) -> task<> {
+        ++ran;
+        co_return;
+    };
+    auto child = [](std::unique_ptr<at_end>) -> task<> { co_return; };
+    auto owner = [&]() -> task<> {
+        drop(std::move(own));  // this very job
+        auto body = [&](scope_ref s) {
+            return child(std::make_unique<at_end>([&, s] { s.spawn(late(guard(gone))); }));
+        };
+        co_await scope(body);
+    };
+    auto root = [&]() -> task<> {
+        own = ringlet::spawn(owner());
+        co_await yield_now();
+        co_await yield_now();
+        CHECK(gone == 1);
+    };
+    block_on(root());
+    CHECK(gone == 1);
+    CHECK(ran == 0);
+}
 
 TEST_CASE("groups in a job whose schedule function runs it on the spot") {
     int runs = 0;

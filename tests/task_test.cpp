@@ -2022,6 +2022,108 @@ TEST_CASE("frame_pool: a spawn that gets no memory throws, and destroys what it 
     CHECK(polled == 0);
 }
 
+TEST_CASE("a schedule function that throws when it is moved: the spawn throws, the frame is gone") {
+    struct copied {
+        int* left;
+        explicit copied(int& n) : left(&n) {}
+        copied(const copied& other) : left(other.left) {
+            if ((*left)-- == 0) throw oops("copied");
+        }
+        void operator()(runnable) const {}
+    };
+    auto work = []([[maybe_unused]] guard parameter) -> task<> { co_return; };
+    int spawned = 0, thrown = 0, frames = 0;
+    for (int copies = 0; spawned == 0; ++copies) {
+        REQUIRE(copies < 10);
+        int left = copies;
+        try {
+            auto [r, h] = ringlet::spawn(work(guard(frames)), copied(left));
+            ++spawned;
+        } catch (const oops&) { ++thrown; }
+        CHECK(frames == copies + 1);
+    }
+    CHECK(thrown >= 2);
+}
+
+TEST_CASE("a detached job whose result holds its last waker ends once") {
+    struct event {
+        explicit event(int& n) : gone(n) {}
+        waker w;
+        guard gone;
+    };
+    loop l;
+    int gone = 0;
+    waker* last = nullptr;
+    auto work = [&]() -> task<std::unique_ptr<event>> {
+        auto e = std::make_unique<event>(gone);
+        last = &e->w;
+        co_await ringlet::suspend([&](waker w) { e->w = std::move(w); });
+        co_return std::move(e);
+    };
+    l.spawn(work()).detach();
+    l.drain();
+    CHECK(gone == 0);
+    last->wake();
+    CHECK(l.drain() == 1);
+    CHECK(gone == 1);
+}
+
+TEST_CASE("a handle that is detached, or given away, while it is awaited") {
+    for (const bool cancels : {false, true})
+        for (const bool detaches : {false, true}) {
+            loop l;
+            gate g;
+            int gone = 0;
+            std::string said;
+            auto child = [&]([[maybe_unused]] guard parameter) -> task<> { co_await g.wait(); };
+            join_handle<> handle = l.spawn(child(guard(gone)));
+            auto joining = [&]() -> task<> {
+                try {
+                    co_await std::move(handle);
+                } catch (const std::logic_error& e) { said = e.what(); }
+            };
+            join_handle<> joiner = l.spawn(joining());
+            l.drain();
+            join_handle<> other;
+            if (detaches) handle.detach();
+            else other = std::move(handle);
+            CHECK_FALSE(handle);
+            if (cancels) drop(std::move(joiner));
+            l.drain();
+            CHECK(gone == 0);
+            g.open();
+            l.drain();
+            CHECK(gone == 1);
+            CHECK(support::contains(said, "awaited that is empty") != cancels);
+            if (!detaches) CHECK(other.done());
+        }
+}
+
+TEST_CASE("frame_pool: a resource that has come after the heap is not asked at the thread's end") {
+    struct arena : std::pmr::memory_resource {
+        void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+            return ++taken, blocks.allocate(bytes, alignment);
+        }
+        void do_deallocate(void*, std::size_t, std::size_t) override { ++returned; }
+        bool do_is_equal(const memory_resource& other) const noexcept override {
+            return this == &other;
+        }
+        std::pmr::monotonic_buffer_resource blocks;
+        int taken = 0, returned = 0;
+    } memory;
+    std::thread([&] {
+        loop l;
+        int sum = 0;
+        l.run(sum_of_awaits(l, sum));
+        CHECK(sum == 90);
+        frame_pool::use(&memory);
+        l.run(sum_of_awaits(l, sum));
+        CHECK(sum == 180);
+    }).join();
+    CHECK(memory.taken > 0);
+    CHECK(memory.returned == 0);  // it may have been gone by then
+}
+
 TEST_CASE("frame_pool: each thread has its own") {
     counting_resource upstream;
     task<int> alive_here = give(1);

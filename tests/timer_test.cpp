@@ -467,6 +467,29 @@ TEST_CASE("a sleep can be cancelled while its executor does not run, and in anot
     CHECK(ex.empty());
 }
 
+TEST_CASE("an executor that ends lets go of the sleepers that another one runs") {
+    virtual_time clock;
+    std::vector<ringlet::runnable> queue;
+    join_handle<> sleeper;
+    int frames = 0;
+    auto sleeping = [](guard) -> task<> { co_await sleep_for(1h); };
+    auto root = [&]() -> task<> {
+        auto [r, h] = ringlet::spawn(
+            sleeping(guard(frames)), [&](ringlet::runnable x) { queue.push_back(std::move(x)); });
+        sleeper = std::move(h);
+        CHECK_FALSE(std::move(r).run());
+        co_return;
+    };
+    block_on(root());
+    CHECK(queue.empty());
+    CHECK_FALSE(sleeper.done());
+    drop(std::move(sleeper));
+    REQUIRE(queue.size() == 1);
+    CHECK(frames == 0);
+    queue.clear();
+    CHECK(frames == 1);
+}
+
 TEST_CASE("cancelled while it is due: expired, but not yet run") {
     // An expired sleep is no result: the cancel wins.
     virtual_time clock;
