@@ -162,15 +162,17 @@ public:
 
     ~executor();
 
-    // The task goes to the end of the queue. Throws std::bad_alloc.
-    template <class T>
-    [[gnu::always_inline]] join_handle<T> spawn(task<T> work, source place = source::current()) {
-        return join_handle<T>(start(work, place));
+    // The task, or another awaitable, goes to the end of the queue. Throws std::bad_alloc.
+    template <detail::awaitable A>
+    [[gnu::always_inline]] auto spawn(A work, source place = source::current()) {
+        auto task = detail::as_task(std::move(work));
+        return join_handle(start(task, place));
     }
     // Runs until `root` has ended, and gives its value or rethrows its exception. The other tasks
-    // stay, for the next call. The exception of a detached task leaves here too, and cancels the
-    // root. Throws deadlock; and std::logic_error inside a running executor.
-    template <class T> T run(task<T> root, source place = source::current());
+    // stay, for the next call. The exception of a detached task leaves here too, when the root has
+    // been cancelled and is gone. Throws deadlock; and std::logic_error inside a running executor.
+    template <detail::awaitable A>
+    detail::await_result<A> run(A root, source place = source::current());
     // Runs one job, if one is runnable or becomes so without blocking. For the loops of others: a
     // program that has one already, a game or a window system, calls this from there until it says
     // false, and then sleeps in its own way: with poll(), say, on the descriptor of the reactor
@@ -251,25 +253,38 @@ private:
         return hope || !idle();
     }
     void drive(const detail::job& root);
-    void give_up();
+    void end(detail::job* only);
+    void give_up(detail::job& outermost);
     static void list(const detail::ring& jobs, std::string& out, std::size_t depth);
     // Or g++ 12 warns that `running` keeps the address of block_on's local variable.
     executor* self() { return std::launder(this); }
 
     detail::run_queue ready, later;  // later: those that were woken while they ran
     detail::ring jobs;
+    std::list<std::exception_ptr> late;  // of detached tasks, for the next run
     unsigned ticks = 0;
     inline static constinit thread_local executor* running = nullptr;
 };
 
-template <class T> T executor::run(task<T> root, source place) {
+template <detail::awaitable A> detail::await_result<A> executor::run(A root, source place) {
     if (running)
         throw std::logic_error("ringlet: block_on, or executor::run, in a running executor would "
                                "block it: co_await the task, or spawn it");
     const detail::scoped here(running, self());
-    auto& job = start(root, place);
-    const join_handle<T> handle(job);
-    drive(job);
+    if (!late.empty()) {
+        const std::exception_ptr error = late.front();
+        late.pop_front();
+        std::rethrow_exception(error);
+    }
+    auto work = detail::as_task(std::move(root));
+    auto& job = start(work, place);
+    const join_handle handle(job);
+    try {
+        drive(job);
+    } catch (...) {
+        end(&job);
+        throw;
+    }
     return job.take();
 }
 // If the parker says that nothing will ever come while the root has not ended, the program is
@@ -299,22 +314,30 @@ inline bool executor::try_tick() {
 // the clock, and the ring.
 inline executor::~executor() {
     const detail::scoped here(running, self());
-    while (!empty()) {
-        jobs.each<detail::job>([](detail::job& j) { j.cancel(); });
-        const bool looks = ready.empty();
+    end(nullptr);
+}
+// The same for one job, the root of a run that ends with an exception: the others go on meanwhile,
+// and if they fail as well the next run says so. At the executor's end nobody is left to be told.
+inline void executor::end(detail::job* only) {
+    while (only ? !only->is(detail::job::ended) : !empty()) {
+        if (only) only->cancel();
+        else jobs.each<detail::job>([](detail::job& j) { j.cancel(); });
+        const bool asked = ready.empty();  // all, and nobody has anything left to do
         try {
-            while (!ready.empty()) turn(64);
-            if (!looks || look()) continue;
+            do turn(64, only);
+            while (!only && !ready.empty());
+            if ((only ? only->is(detail::job::ended) : !asked) || look()) continue;
         } catch (...) {
-            if (!looks) continue;  // of a task; nobody is left to take it
+            if (only) late.push_back(std::current_exception());
+            if (!asked) continue;  // of a task
         }
-        give_up();
+        give_up(only ? *only : static_cast<detail::job&>(*jobs.after));
     }
 }
 // Nothing can come any more: what is left waits in vain, under a shield, say. The innermost job
 // is cancelled, which a shield does not keep off; one that has been cancelled is ended.
-inline void executor::give_up() {
-    auto* stuck = static_cast<detail::job*>(jobs.after);
+inline void executor::give_up(detail::job& outermost) {
+    detail::job* stuck = &outermost;
     while (const detail::ring* inner = stuck->children())
         stuck = static_cast<detail::job*>(inner->after);
     if (!stuck->cancelled) return stuck->cancel();
@@ -331,7 +354,8 @@ inline void executor::list(const detail::ring& jobs, std::string& out, std::size
         else out += j.is(detail::job::scheduled) ? " is runnable" : " runs";
         detail::append_place(out += " at ", j.awaits_at());
         for (const detail::section* s = j.inner; s; s = s->outer)
-            s->describe(out += ", in "), detail::append_place(out += " at ", s->where);
+            if (!s->over())
+                s->describe(out += ", in "), detail::append_place(out += " at ", s->where);
         out += '\n';
         if (j.children()) list(*j.children(), out, depth + 1);
     });
@@ -373,14 +397,14 @@ struct [[nodiscard]] yield_awaiter : std::suspend_always {
 // inside a running executor.
 template <detail::awaitable A> decltype(auto) block_on(A root, source place = source::current()) {
     executor ex;
-    return ex.run(detail::as_task(std::move(root)), place);
+    return ex.run(std::move(root), place);
 }
 
 // Starts a task on the executor of the running one, at the end of its queue. Dropping the handle
 // cancels it; detach() lets it go on. Throws std::logic_error where no executor runs.
 template <detail::awaitable A>
 [[gnu::always_inline]] inline auto spawn(A work, source place = source::current()) {
-    return detail::running_executor().spawn(detail::as_task(std::move(work)), place);
+    return detail::running_executor().spawn(std::move(work), place);
 }
 // Spawns f(args...), a task, with copies of f and of args in its frame: the safe way to spawn a
 // lambda, whose captures would otherwise be gone at its first suspension. With arguments the place
@@ -451,7 +475,7 @@ template <bool Any, class Tasks> struct [[nodiscard]] joined final : group {
         : group(Any ? "when_any" : "when_all", Any ? any : all), work(std::move(t)) {}
     bool await_ready() {
         jobs = each(work, adding(*this));
-        return members.empty();
+        return members.empty() && job::current->spend();
     }
     auto await_resume() {
         check();
@@ -478,6 +502,7 @@ template <class F> struct [[nodiscard]] scoping final : group {
     T await_resume() { return check(), main->take(); }
     void finished(job& j) noexcept override {
         const bool child = &j != main.get();
+        if (child && !j.failed) j.discard();  // a value may spawn into the scope as it goes
         group::finished(j);
         if (child) j.detach();
     }
@@ -557,11 +582,11 @@ namespace detail {
 // begins nothing, and takes nothing.
 struct in_line : waits<in_line>, ring {
     ring& line;
-    bool over = false;
+    int over = 0;  // 1: it is; 2: and has been refused, since the channel is closed
     explicit in_line(ring& l) : line(l) {}
     bool ready(auto attempt) {
         const bool affordable = job::current->spend();
-        over = (affordable || !job::current->stopping) && attempt();
+        over = affordable || !job::current->stopping ? attempt() : 0;
         return over && affordable;
     }
     bool insists() const { return over; }
@@ -600,7 +625,7 @@ public:
     explicit channel(std::size_t n) : capacity(n) {}
     ~channel() {
         close();
-        dismiss<sending>(senders);
+        dismiss(senders);
     }
 
     // Waits for room. Throws channel_closed.
@@ -624,7 +649,7 @@ public:
             sending& s = first<sending>(senders);
             items.push_back(std::move(s.value));
             s.unlink();
-            s.over = true;
+            s.over = 1;
             s.owner->fulfil();
         }
         if (items.empty()) return value;
@@ -633,11 +658,11 @@ public:
         return value;
     }
     // Nothing more can be sent; what was sent before can be received, that of senders that wait now
-    // as well. So the last message of a sender that closes the channel behind it arrives. Receivers
+    // as well: so a receiver that wants no more takes what is left, or ends the channel. Receivers
     // that wait get nullopt.
     void close() {
         closed = true;
-        dismiss<receiving>(receivers);
+        dismiss(receivers);
     }
 
 private:
@@ -646,9 +671,9 @@ private:
         T value;
         sending(channel& c, T v) : in_line(c.senders), to(c), value(std::move(v)) {}
         bool await_ready() {
-            return ready([this] { return to.try_send(std::move(value)); });
+            return ready([this] { return to.closed ? 2 : to.try_send(std::move(value)); });
         }
-        void await_resume() const { over ? void() : throw channel_closed(); }
+        void await_resume() const { over == 1 ? void() : throw channel_closed(); }
         void describe(std::string& out) const override { out += "send"; }
     };
     struct [[nodiscard]] receiving final : detail::in_line {
@@ -665,11 +690,16 @@ private:
         void describe(std::string& out) const override { out += "recv"; }
     };
     template <class W> static W& first(detail::ring& line) { return static_cast<W&>(*line.after); }
-    template <class W> static void dismiss(detail::ring& line) {
+    static void dismiss(detail::ring& line) {
+        detail::ring all;
         while (!line.empty()) {
-            W& w = first<W>(line);
+            detail::ring& w = *line.after;
+            w.unlink(), w.join(all);
+        }
+        while (!all.empty()) {
+            auto& w = first<detail::in_line>(all);
             w.unlink();
-            w.owner->let_go();  // which may run the job on the spot
+            w.owner->let_go();  // which may run the job on the spot, and be the end of the channel
         }
     }
 

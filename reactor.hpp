@@ -137,7 +137,7 @@ public:
     //         if (s->opcode == IORING_OP_READ) s->len = std::min(s->len, 3u);  // come short
     //     };
     //
-    // For tests: may change each request of this thread, those to cancel excepted, before the
+    // For tests: may change each request of this thread, those to cancel included, before the
     // kernel sees it, which is how they inject faults: a shorter length, a NOP with a result of its
     // own. Its user_data is not set yet.
     using submit_hook = void (*)(io_uring_sqe*);
@@ -172,16 +172,17 @@ public:
             ::close(ring.ring_fd);
             return;
         }
-        if (counts.in_flight) cancel(nullptr, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+        if (counts.in_flight) cancel(nullptr);
         while (counts.in_flight) wait();
         // The ring is registered in the table of the thread that made it, and of no other.
-        if (!pthread_equal(pthread_self(), thread)) ring.int_flags = 0;
+        if (home != &on_submit) ring.int_flags = 0;
         io_uring_queue_exit(&ring);
     }
 
     // Makes room for a request, so that submit() has nothing to ask of the kernel.
     void make_room() {
         if (forked()) throw std::logic_error("ringlet: a ring cannot be used after fork()");
+        check_thread();
         while (!has_room()) enter(0);
     }
     // Readable when completions have come, for a poll loop that calls executor::try_tick then.
@@ -192,29 +193,32 @@ public:
     void submit(completion& to, auto fill) {
         io_uring_sqe request{};
         fill(&request);
-        if (on_submit) on_submit(&request);
-        io_uring_sqe_set_data(&request, &to);
-        push(request);
+        push(request, &to, 0);
         ++counts.in_flight;
         ++counts.submitted;
     }
     bool forked() const { return forks != born; }
-    // The request to cancel is a request as well, found by the other's address; its own answer says
-    // only whether that was found, and is not looked at. It may come before or after the other's.
+    // The request to cancel is a request as well, found by the other's address. Its own answer says
+    // whether that was found, and may come before or after the other's. One answer counts: the other
+    // was just in the hands of a kernel worker, and nobody knows whether that has taken notice. It
+    // may wait for a peer again by now, for ever: so it is asked again, a millisecond later.
     //
-    // Asks the kernel to give up a request, whose completion comes all the same, only sooner. False
-    // in a forked child: the request is not its own, and nothing will come. A kernel that takes no
+    // Asks the kernel to give up a request (nullptr: all), whose completion comes all the same, only
+    // sooner. False in a forked child: the request is not its own, and nothing will come. A kernel that takes no
     // more requests at all ends the program here: nobody could say when the buffer is free.
-    bool cancel(completion* which, int flags = 0) noexcept {
+    bool cancel(completion* which) noexcept {
         if (forked()) return false;
+        constexpr int all = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;
         io_uring_sqe request{};
-        io_uring_prep_cancel(&request, which, flags);
-        return push(request), true;
+        io_uring_prep_cancel(&request, which, which ? 0 : all);
+        return push(request, which, 1), true;
     }
     // Blocks until something has completed. For the destructor of a completion in flight.
-    void wait() {
-        enter(1);
-        reap();
+    [[gnu::noinline]] void wait() { park(never); }
+    // Will the next request be a link of a chain (IOSQE_IO_LINK)?
+    bool in_chain() const {
+        const io_uring_sqe& last = ring.sq.sqes[(ring.sq.sqe_tail - 1) & ring.sq.ring_mask];
+        return last.flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK);
     }
 
     // There is hope while something is in flight, or a deadline bounds the sleep. Without either
@@ -228,6 +232,8 @@ public:
         if (forked()) return false;
         if (!counts.in_flight && until == now) return true;
         const bool hope = counts.in_flight || until != never;
+        if (!early.empty()) [[unlikely]]
+            until = std::min(until, ask_again());
         if (hope && until != now) enter(1, until);
         else if (unsubmitted() || *ring.sq.kflags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
             enter(0);
@@ -249,12 +255,12 @@ private:
         const unsigned ladder[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | all,
             IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | all,
             IORING_SETUP_COOP_TASKRUN | all, IORING_SETUP_SUBMIT_ALL, 0u};
-        constexpr unsigned others = IORING_SETUP_SQPOLL | IORING_SETUP_SQE128 | IORING_SETUP_CQE32;
-        if (o.flags & others) refuse(EINVAL);
+        constexpr unsigned more = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+        if (o.flags & ~(ladder[0] | IORING_SETUP_COOP_TASKRUN | more)) refuse(EINVAL);
         std::size_t rung = 0;
         for (unsigned entries = o.entries;;) {
             io_uring_params p{};
-            p.flags = (o.flags ? o.flags : ladder[rung]) | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+            p.flags = (o.flags ? o.flags : ladder[rung]) | more;
             p.cq_entries = 4 * entries;
             const int e = io_uring_queue_init_params(entries, &ring, &p);
             if (e == 0) break;
@@ -262,14 +268,16 @@ private:
             if (e == -ENOMEM && (entries /= 2) >= 8) continue;
             refuse(-e);
         }
-        if (ring.features & IORING_FEAT_EXT_ARG) return;
+        // Some who forbid io_uring forbid only its use: better told here than with work in flight.
+        const bool waits = ring.features & IORING_FEAT_EXT_ARG;
+        const int e = waits ? io_uring_enter(ring.ring_fd, 0, 0, 0, nullptr) : -ENOSYS;
+        if (e >= 0 || e == -EINTR || e == -EAGAIN || e == -EBUSY) return;
         io_uring_queue_exit(&ring);
-        refuse(ENOSYS);
+        refuse(-e);
     }
     [[noreturn]] static void refuse(int e) {
         constexpr std::pair<int, const char*> causes[] = {
-            {EINVAL,
-                ": these flags are none of this kernel's, or not for this reactor (SQPOLL, SQE128, CQE32)"},
+            {EINVAL, ": no entries, or flags that this kernel or this reactor has no use for"},
             {ENOSYS, ": no io_uring here; it needs Linux 5.15, and a container that shows it"},
             {EPERM,
                 ": forbidden, by a seccomp profile (allow io_uring_setup, _enter, _register) "
@@ -281,9 +289,24 @@ private:
         detail::fail(e, text);
     }
 
-    void push(const io_uring_sqe& request) {
+    void check_thread() const {
+        if (home != &on_submit)
+            throw std::logic_error("ringlet: only the thread that made a ring can use it");
+    }
+    // The lowest bit of an address is free, and says that this is the request to cancel that one.
+    void push(io_uring_sqe& request, const completion* to, std::uintptr_t cancels) {
+        if (on_submit) on_submit(&request);
+        request.flags &= static_cast<__u8>(~IOSQE_CQE_SKIP_SUCCESS);  // somebody waits for it
+        request.user_data = reinterpret_cast<std::uintptr_t>(to) | cancels;
         make_room();
         ring.sq.sqes[ring.sq.sqe_tail++ & ring.sq.ring_mask] = request;
+    }
+    // -> when to do so the next time
+    [[gnu::cold]] std::int64_t ask_again() {
+        const std::int64_t time = detail::monotonic();
+        if (time < again) return again;
+        for (completion* c : std::exchange(early, {})) cancel(c);
+        return again = time + 1'000'000;
     }
     // The requests that the kernel has not taken yet: its own place in the ring says so, and not
     // what a call has returned, which may have been interrupted after it had taken some.
@@ -294,6 +317,7 @@ private:
     // GETEVENTS, without which deferred completions do not arrive; others sleep on after a signal.
     // What it returns is of no interest: the rings say what has happened.
     [[gnu::noinline]] void enter(unsigned least, std::int64_t until = never) {
+        check_thread();
         constexpr unsigned no_iowait = 1u << 7, has_no_iowait = 1u << 17;  // Linux 6.15
         unsigned flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
         if (registered) flags |= IORING_ENTER_REGISTERED_RING;
@@ -325,9 +349,17 @@ private:
         unsigned head = *ring.cq.khead;
         for (const unsigned tail = io_uring_smp_load_acquire(ring.cq.ktail); head != tail; ++head) {
             const io_uring_cqe& cqe = ring.cq.cqes[head & ring.cq.ring_mask];
-            if (!cqe.user_data) continue;  // a cancel request's own
-            auto* const to = static_cast<completion*>(io_uring_cqe_get_data(&cqe));
-            if (!(cqe.flags & IORING_CQE_F_MORE)) --counts.in_flight, ++counts.completed;
+            auto* const to = reinterpret_cast<completion*>(cqe.user_data & ~std::uint64_t{1});
+            if (cqe.user_data & 1) {  // a cancel request's own
+                if (cqe.res == -EALREADY) [[unlikely]]
+                    early.push_back(to);
+                continue;
+            }
+            if (!(cqe.flags & IORING_CQE_F_MORE)) {
+                --counts.in_flight, ++counts.completed;
+                if (!early.empty()) [[unlikely]]
+                    std::erase(early, to);
+            }
             to->complete(cqe.res, cqe.flags);
         }
         io_uring_smp_store_release(ring.cq.khead, head);
@@ -335,10 +367,12 @@ private:
 
     inline static unsigned forks = 0;  // of this process, by now
     unsigned born = forks;
-    pthread_t thread = pthread_self();
+    const submit_hook* home = &on_submit;  // which each thread has in another place
     io_uring ring;
     bool registered = false;
     statistics counts;
+    std::vector<completion*, detail::pool_allocator<completion*>> early;  // whose cancel was
+    std::int64_t again = 0;                                               // when to repeat them
 };
 
 // ---- 3. Operations ------------------------------------------------------------------------------
@@ -367,7 +401,7 @@ inline void append_subject(std::string& out, const copied<char>& path, const aut
     out.append(" ").append(path.data());
 }
 inline void append_subject(std::string& out, int fd, const auto&... others) {
-    if (fd < 0) return append_subject(out, others...);
+    if (fd == AT_FDCWD) return append_subject(out, others...);
     out.append(" on descriptor ").append(std::to_string(fd));
 }
 
@@ -418,6 +452,7 @@ struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>>, reactor::compl
 
 private:
     void submit(reactor& r) {
+        if (on_path && r.in_chain()) tries = 0;
         r.submit(*this, [this](io_uring_sqe* s) {
             with([s](auto& prepare, auto&... a) { prepare(s, given(a)...); });
         });
@@ -429,10 +464,11 @@ private:
             while (in) in->wait();
     }
     // A signal can keep the kernel from starting a worker, which it tells as ECANCELED. Those that
-    // work on a path begin again then. With a descriptor it may be that somebody did cancel it.
-    bool retries(int n) const {
-        return (std::is_same_v<A, copied<char>> || ...) && n == -ECANCELED && this->owner
-            && !this->owner->stopping && in->has_room();
+    // work on a path begin again then, but not in a chain, whose first part may have failed. With a
+    // descriptor it may be that somebody did cancel it.
+    bool retries(int n) {
+        return on_path && n == -ECANCELED && this->owner && !this->owner->stopping && in->has_room()
+            && tries-- > 0;
     }
     bool interrupt(job&) noexcept override { return !in->cancel(this); }
     void describe(std::string& out) const override {
@@ -455,11 +491,13 @@ private:
     const char* name;
     mutable With with;      // calls what it is given with `prepare` and the arguments
     reactor* in = nullptr;  // while in flight
-    int res = -1;
+    int res = -1, tries = 9;
+    static constexpr bool on_path = (std::is_same_v<A, copied<char>> || ...);
 };
 
 template <class R, class... A> auto request(const char* name, auto prepare, A... a) {
-    auto with = [prepare, ... its = kept(std::move(a))](auto use) mutable { use(prepare, its...); };
+    auto with = [prepare = std::move(prepare), ... its = kept(std::move(a))](
+                    auto use) mutable { use(prepare, its...); };
     return op<R, true, decltype(with), decltype(kept(std::move(a)))...>(name, std::move(with));
 }
 // Of bytes, no more than the kernel takes at once; of buffers, their number.
@@ -596,7 +634,10 @@ template <class R = int, class Fill> auto op(Fill fill, const char* name = "io::
 // (Linux 6.7) would do it too; a descriptor of the process has worked since 5.3. Templates, as all
 // coroutines of the headers: inline functions may be emitted twice by g++, if they are coroutines.
 template <class = void> task<int> wait_pid(pid_t pid) {
-    const unique_fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    siginfo_t info;  // a process that is no child could be waited for as well, but has no status
+    const bool child = ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT)
+        == 0;
+    const unique_fd process(child ? static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)) : -1);
     if (!process) detail::fail(errno, "wait_pid " + std::to_string(pid));
     co_await poll(process, POLLIN);
     int status = 0;

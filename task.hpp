@@ -43,6 +43,7 @@
 // examples/own_executor.cpp.
 #pragma once
 
+#include <bit>
 #include <coroutine>
 #include <cstdint>
 #include <exception>
@@ -101,18 +102,26 @@ public:
     }
     // A block of n bytes, aligned to 16. Throws what the resource throws, std::bad_alloc as a rule.
     static void* allocate(std::size_t n) {
-        const std::size_t list = (n + step - 1) / step;
-        return list < lists && free[list] ? pop(list) : refill(list * step);
+        const std::size_t list = list_of(n);
+        return list < lists && free[list] ? pop(list) : refill(list < lists ? size_of(list) : n);
     }
-    // Keeps a block of allocate(n) for the next frame of its size, if it is not larger than 2 KB.
+    // Keeps a block of allocate(n) for the next frame of its size, if it is not larger than 64 KB.
     static void deallocate(void* p, std::size_t n) noexcept {
-        const std::size_t list = (n + step - 1) / step;
-        if (list >= lists) return give_back(p, list * step);
+        const std::size_t list = list_of(n);
+        if (list >= lists) return give_back(p, n);
         *static_cast<void**>(p) = std::exchange(free[list], p);  // the first bytes link it
     }
 
 private:
-    static constexpr std::size_t step = 16, lists = 129;
+    static constexpr std::size_t step = 16, fine = 128, lists = fine + 6;
+    // In steps of 16 bytes up to 2 KB, for frames with a buffer in them by powers of two: 4 KB to
+    // 64.
+    static constexpr std::size_t list_of(std::size_t n) {
+        return n <= fine * step ? (n + step - 1) / step : fine - 11 + std::bit_width(n - 1);
+    }
+    static constexpr std::size_t size_of(std::size_t list) {
+        return list <= fine ? list * step : std::size_t{1} << (list - fine + 11);
+    }
     // Plain data: to reach it costs an instruction, and no test whether it has been constructed.
     inline static constinit thread_local void* free[lists]{};
     inline static constinit thread_local std::size_t taken = 0;  // blocks, those in lists included
@@ -139,7 +148,7 @@ private:
     }
     static void trim() noexcept {
         for (std::size_t list = 0; list < lists; ++list)
-            while (free[list]) give_back(pop(list), list * step);
+            while (free[list]) give_back(pop(list), size_of(list));
     }
 };
 
@@ -247,11 +256,15 @@ struct wait {
 // is a small cancel: the wait lets go, and run() destroys the section's frames in the place of all,
 // and resumes the one that awaited it. (A child job would need no section, and timeouts were
 // groups before: 733 instructions for one around a yield, where it is 420 now.)
+//
+// It is over when those frames have ended or are gone. That may be long before await_resume: where
+// an expression has several co_awaits, g++ 12 calls that of each when the last has been waited for.
 struct section {
     section* outer = nullptr;  // the one around it
     bool stopped = false;
-    std::coroutine_handle<> caller;    // that awaits it
-    source where;                      // it is awaited
+    std::coroutine_handle<> caller, inside;  // the frame that awaits it, the outermost inside
+    source where;                            // it is awaited
+    bool over() const { return !inside || inside.done(); }
     virtual void drop() noexcept = 0;  // destroys the frames inside
     virtual void describe(std::string& out) const = 0;
 };
@@ -349,7 +362,7 @@ struct job : pooled, ring {
             if (phase == (scheduled | woken)) [[likely]]
                 return requeue(), true;
             if (phase == suspended) return false;
-        } while (phase == returned && point.address() != this);
+        } while (phase == returned && point.address() != this && (!stopping || recheck()));
         const bool over = phase == returned;
         const bool again = over ? end(false), false : settle();
         return unless_idle(), again;
@@ -402,11 +415,11 @@ struct job : pooled, ring {
         phase |= look;
         if (is(suspended) && (!waiting || waiting->interrupt(*this))) let_go();
     }
-    // For awaits that are sections, when they are over.
+    // For awaits that are sections, when they go.
     void leave(const section& s) {
-        inner = s.outer;
-        if (stopping) [[unlikely]]
-            stopping = cancelled || outermost_stopped();
+        section** link = &inner;
+        while (*link && *link != &s) link = &(*link)->outer;
+        if (*link) *link = s.outer;
     }
     void release() noexcept {
         if (--references) return;
@@ -427,9 +440,12 @@ private:
     section* outermost_stopped() const {
         section* found = nullptr;
         for (section* s = inner; s; s = s->outer)
-            if (s->stopped) found = s;
+            if (s->stopped && !s->over()) found = s;
         return found;
     }
+    // Before the job goes on behind frames that have ended: they may have been all that was to
+    // stop.
+    bool recheck() { return stopping = cancelled || outermost_stopped(), true; }
     // The job is to stop. Is it resumed all the same? For a result; or behind the section, if only
     // that is to stop.
     [[gnu::noinline]] bool goes_on() {
@@ -437,7 +453,7 @@ private:
         if (cancelled) return end(true), false;
         inner = outermost_stopped();
         point = inner->caller;
-        return inner->drop(), true;
+        return inner->drop(), recheck();
     }
     // After a run that has not simply suspended. First the frames that have returned: each goes on
     // in the one that awaited it, here in a loop and not by a call from within, so that the stack
@@ -446,6 +462,7 @@ private:
         while (is(returned)) {
             if (point.address() == this) return end(false), false;
             phase ^= returned;
+            recheck();
             point.resume();
         }
         if (!is(scheduled | suspended)) complain();
@@ -672,7 +689,8 @@ private:
 };
 
 // The right to run a job once, up to its next suspension. At most one exists for a job. Move-only.
-// Dropping it cancels the job, on the spot.
+// Dropping it cancels the job, on the spot, which may schedule others: so a queue of them is emptied
+// one by one.
 class runnable {
 public:
     explicit runnable(detail::job& j) : job(&j) {}
@@ -818,21 +836,25 @@ template <class W> struct waits : wait {
 // is cancelled by its handle, if that goes with the joiner's frame.
 template <class T, bool Try> struct [[nodiscard]] join_wait final : waits<join_wait<T, Try>> {
     join_handle<T>& handle;
-    job* other;  // from start() on: the handle may be detached or moved meanwhile
+    job* other = nullptr;  // whose end it is: the handle may be detached or moved meanwhile
     explicit join_wait(join_handle<T>& h) : handle(h) {}
-    bool await_ready() const { return (handle && !handle.job->watcher) || refuse(), handle.done(); }
+    bool await_ready() {
+        if (!handle || handle.job->watcher) refuse();
+        other = handle.job.get();
+        return other->is(job::ended) && job::current->spend();
+    }
     [[noreturn]] static bool refuse() {
         throw std::logic_error("ringlet: a join_handle is awaited that is empty, or twice at once");
     }
-    void start() { (other = handle.job.get())->watcher = this; }
+    void start() { other->is(job::ended) ? this->owner->fulfil() : void(other->watcher = this); }
     decltype(auto) await_resume() {
-        if (!handle) refuse();  // another await took the value first
+        if (handle.job.get() != other || !handle.done()) refuse();  // somebody took it
         const std::unique_ptr<job_of<T>, ends_with<&job::detach>> ended(handle.job.release());
         if constexpr (Try) return ended->attempt();
         else return ended->take();
     }
     bool interrupt(job&) noexcept override { return other->watcher = nullptr, true; }
-    void finished(job&) noexcept override { this->owner->fulfil(); }
+    void finished(job& j) noexcept override { this->owner->let_go(j.lost ? 0 : job::fulfilled); }
     void describe(std::string& out) const override { out += "join"; }
 };
 
@@ -945,15 +967,16 @@ struct [[nodiscard]] group : waits<group> {
             j.spawned = j.where = owner->where;
             j.by.schedule(j, schedule_info());
         });
+        if (missing <= 0) owner->fulfil();
     }
     // Cancels the children that have not ended. They end in their own runs, later: until the last
     // of them has, the group waits, and its owner with it.
     void stop() noexcept {
         if (!std::exchange(stopping, true)) for_each([](job& j) { j.cancel(); });
     }
-    // Calls f for those that are there now. Where a schedule function runs jobs on the spot, that may
-    // end any of them, and the group: so each goes to the end of the list first, and the next is the
-    // one that is first by then.
+    // Calls f for those that are there now. Where a schedule function runs jobs on the spot, that
+    // may end any of them, and the group: so each goes to the end of the list first, and the next
+    // is the one that is first by then.
     void for_each(auto f) {
         job& of = *owner;
         const waker stays(of, 0);
@@ -1007,7 +1030,8 @@ auto suspend(F hand_over) { return detail::suspension<F>(std::move(hand_over)); 
 // Runs a task, or another awaitable, to its end even if the awaiting job is cancelled meanwhile, or
 // has been cancelled already; the cancel takes effect at the first suspension after it. For cleanup
 // that has to await, and for what must be finished once it is begun. Gives the task's value. Costs
-// a job: it is a group of one.
+// a job: it is a group of one. (Jobs that it spawns are not shielded: to share its work out it uses
+// when_all or scope.)
 template <detail::awaitable A> auto shield(A work) {
     return detail::shielded<detail::await_result<A>>(detail::as_task(std::move(work)));
 }

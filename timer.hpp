@@ -41,7 +41,9 @@ class timers;
 //
 // While one exists, the timers of its thread run on a clock that stands still, and jumps to the
 // next deadline when nothing is runnable and the ring has nothing to give: ten minutes of retries
-// pass in microseconds, and always in the same way. It starts at the real time. One at a time.
+// pass in microseconds, and always in the same way. (What takes real time outside is not waited
+// for: files, which the kernel's workers look after, other processes.) It starts at the real time.
+// One at a time.
 class virtual_time {
 public:
     using time_point = std::chrono::steady_clock::time_point;
@@ -84,6 +86,7 @@ struct timer_node {
     ~timer_node() { leave(); }
     void leave();
     void append_left(std::string& out) const {
+        if (deadline == parker::never) return void(out += ", for ever");
         const auto left = std::max(deadline - virtual_time::nanoseconds(), parker::now);
         out.append(", ").append(std::to_string(left / 1000)).append(" us left");
     }
@@ -229,13 +232,13 @@ struct [[nodiscard]] sleep final : waits<sleep>, timer_node {
 };
 
 // Durations come in every unit, whole and broken, and in 64 bits or more: they are compared as
-// floating point first, which can hold all of them, and converted only if they fit.
+// long double first, which can hold all of them, and converted from there only if they fit.
 //
 // In nanoseconds, rounded up. Less than none is none; more than can be counted is never.
 template <class Rep, class Period> std::int64_t count_of(std::chrono::duration<Rep, Period> d) {
     const std::chrono::duration<long double, std::nano> exact = d;
     if (!(exact.count() < static_cast<long double>(parker::never))) return parker::never;
-    return exact.count() <= 0 ? 0 : std::chrono::ceil<std::chrono::nanoseconds>(d).count();
+    return exact.count() <= 0 ? 0 : std::chrono::ceil<std::chrono::nanoseconds>(exact).count();
 }
 
 // The point in time that is `d` from now; 0 if that is now.
@@ -251,6 +254,10 @@ template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_n
     decltype(std::declval<task<T>>().operator co_await()) work;
     job* owner = nullptr;
     timed(std::int64_t at, task<T> t) : timer_node(at), work(std::move(t).operator co_await()) {}
+    timed(timed&&) = default;
+    ~timed() {
+        if (owner) owner->leave(*this);
+    }
 
     bool await_ready() { return timers::here().add(*this), false; }
     template <class P>
@@ -258,18 +265,20 @@ template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_n
         owner = &awaiting_job<P>();
         outer = std::exchange(owner->inner, this);
         caller = h;
+        inside = work.callee->frame();
         where = at;
         return work.await_suspend(h);
     }
     decltype(auto) await_resume() {
-        owner->leave(*this);
         timer_node::leave();  // the awaiter lives on, to the end of the expression
         if constexpr (Try) return work.outcome.attempt(!work.callee);
         else if (work.callee) return work.await_resume();
         else throw std::system_error(std::make_error_code(std::errc::timed_out), "timeout");
     }
-    void drop() noexcept override { work.callee.reset(); }
-    void expire() noexcept override { stopped = true, owner->stop(); }
+    void drop() noexcept override { work.callee.reset(), inside = nullptr; }
+    void expire() noexcept override {
+        if (!over()) stopped = true, owner->stop();
+    }
     void describe(std::string& out) const override { append_left(out += "timeout"); }
 };
 

@@ -30,6 +30,13 @@ namespace {
 
 class priority_executor {
 public:
+    priority_executor() = default;
+    priority_executor(priority_executor&&) = delete;
+    // One by one, since a job that ends with its runnable may wake another.
+    ~priority_executor() {
+        while (!ready_.empty()) ready_.extract(ready_.begin());
+    }
+
     // Starts t. The handle is its result and its life: drop it, and the job is cancelled.
     template <class T> ringlet::join_handle<T> spawn(int priority, ringlet::task<T> t) {
         auto schedule = [this, priority](

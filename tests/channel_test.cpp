@@ -350,6 +350,52 @@ TEST_CASE("close: receivers that wait get nullopt, in order; one that has an ite
     CHECK(ex.empty());
 }
 
+TEST_CASE("close ends a receiver on the spot, and that the channel") {
+    channel<int>* c = nullptr;
+    history log;
+    auto owner = [&](const char* name) -> task<> {
+        auto own = std::make_unique<channel<int>>(1);
+        c = own.get();
+        auto other = [&]() -> task<> {
+            std::optional<int> v = co_await own->recv();
+            log.push_back(v ? "?" : "other");
+        };
+        auto h = ringlet::spawn(other(), [](runnable r) { std::move(r).run(); });
+        std::move(h.first).run();
+        std::optional<int> v = co_await own->recv();
+        log.push_back(v ? "?" : name);
+    };
+    auto [r, h] = ringlet::spawn(owner("owner"), [](runnable x) { std::move(x).run(); });
+    CHECK_FALSE(std::move(r).run());
+    c->close();
+    CHECK(log == history{"other", "owner"});
+    CHECK(h.done());
+}
+
+TEST_CASE("a loop of sends on a closed channel does not starve the others") {
+    channel<int> c(1);
+    c.close();
+    int refusals = 0;
+    bool stop = false;
+    auto sends = [&]() -> task<> {
+        while (!stop && refusals < 100'000) {
+            try {
+                co_await c.send(1);
+            } catch (const channel_closed&) { ++refusals; }
+        }
+    };
+    auto root = [&]() -> task<> {
+        auto h = ringlet::spawn(sends());
+        co_await yield_now();
+        co_await yield_now();
+        stop = true;
+        co_await std::move(h);
+    };
+    block_on(root());
+    CHECK(refusals >= 128);
+    CHECK(refusals < 600);
+}
+
 TEST_CASE("close with capacity 0: a waiting sender's item is still received") {
     channel<int> c(0);
     history log;

@@ -1331,13 +1331,13 @@ TEST_CASE("the exception of a detached job leaves run(), and the executor goes o
     auto c = ex.spawn(note(log, "c"));
     int roots = 0;
     CHECK_THROWS_WITH_AS(ex.run(wait_at(g, guard(roots))), "first", oops);
-    CHECK(log == history{"a"});
+    CHECK(log == history{"a", "b", "c"});  // the others go on until the root is gone
+    CHECK(roots == 1);                     // what run() waits for ends with it
     CHECK(executor::current() == nullptr);
     CHECK_THROWS_WITH_AS(ex.run(wait_at(g, guard(roots))), "second", oops);
-    CHECK(log == history{"a", "b"});
+    CHECK(roots == 2);
     ex.run(nothing());
     CHECK(log == history{"a", "b", "c"});
-    CHECK(roots == 2);  // what run() waits for ends with it
     CHECK(gone == 0);
     CHECK_FALSE(other.done());
     g.open();
@@ -1345,6 +1345,41 @@ TEST_CASE("the exception of a detached job leaves run(), and the executor goes o
     CHECK(other.done());
     CHECK(gone == 1);
     CHECK(ex.empty());
+}
+
+TEST_CASE("a root that borrows from the caller of run() is gone when that throws") {
+    executor ex;
+    gate g;
+    int gone = 0;
+    join_handle<> other = ex.spawn(wait_at(g, guard(gone)));
+    for (const bool stuck : {false, true}) {
+        std::vector<int> borrowed{1, 2, 3};
+        auto root = [&]() -> task<> {
+            const at_end writes([&] { borrowed.push_back(4); });
+            const at_end child_writes([&] { borrowed.push_back(5); });
+            auto child = [&]() -> task<> {
+                const at_end last([&] { borrowed.push_back(6); });
+                gate never;
+                co_await never.wait();
+            };
+            co_await ringlet::when_all(child(), child());
+        };
+        auto fails = []() -> task<> {
+            co_await yield_now();
+            throw oops("first");
+        };
+        if (!stuck) ex.spawn(fails()).detach();
+        bool thrown = false;
+        try {
+            ex.run(root());
+        } catch (const oops&) { thrown = !stuck; } catch (const deadlock&) {
+            thrown = stuck;
+        }
+        CHECK(thrown);
+        CHECK(borrowed == std::vector{1, 2, 3, 6, 6, 5, 4});
+        CHECK_FALSE(ex.empty());
+        CHECK_FALSE(other.done());
+    }
 }
 
 TEST_CASE("the exception of a detached job leaves block_on") {
@@ -1376,7 +1411,7 @@ TEST_CASE("yielding and newly queued jobs are still there after an exception") {
     ex.spawn(fail_detached("x")).detach();
     auto z = ex.spawn(note(log, "z"));
     CHECK_THROWS_AS(ex.run(nothing()), oops);
-    CHECK(log == history{"y1"});
+    CHECK(log == history{"y1", "z", "spawned"});
     drain(ex);
     CHECK(log == history{"y1", "z", "spawned", "y2"});
     CHECK(ex.empty());

@@ -203,6 +203,147 @@ constexpr int errors[] = {EINTR, EIO, ENOMEM, EAGAIN, ENOSPC, ECANCELED, ECONNRE
 
 }  // namespace
 
+// ---- cancels, chains and flags -----------------------------------------------------------------
+
+namespace {
+
+// Cancel requests: how many, and how many of them come too early.
+struct {
+    int seen = 0, early = 0;
+} cancels;
+
+void too_early(io_uring_sqe* s) {
+    if (s->opcode != IORING_OP_ASYNC_CANCEL || ++cancels.seen > cancels.early) return;
+    *s = {};
+    s->opcode = IORING_OP_NOP;
+    s->rw_flags = 1;  // IORING_NOP_INJECT_RESULT
+    s->len = static_cast<unsigned>(-EALREADY);
+}
+struct pair_of_sockets {
+    unique_fd a, b;
+    pair_of_sockets() {
+        int ends[2];
+        REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+        a.reset(ends[0]), b.reset(ends[1]);
+    }
+};
+
+}  // namespace
+
+TEST_CASE("a cancel that meets its request in the hands of a worker is made again") {
+    if (!can_inject()) return;
+    for (const int early : {0, 1, 3}) {
+        CAPTURE(early);
+        const pair_of_sockets p;
+        const outcome o = run([&]() -> task<> {
+            auto h = spawn(receive_all(p.a));
+            auto other = spawn(receive_all(p.b));
+            co_await yield_now();
+            cancels = {0, early};
+            reactor::on_submit = too_early;
+            const auto enters = reactor::stats().enters;
+            const auto text = co_await std::move(h).cancel();
+            CHECK_FALSE(text);
+            CHECK(cancels.seen == early + 1);
+            CHECK(reactor::stats().enters - enters
+                <= 3u * static_cast<unsigned>(early) + 4);  // no spin
+            CHECK_FALSE(other.done());
+            co_await std::move(other).cancel();
+        });
+        CHECK(o.error == 0);
+        CHECK(o.in_flight == 0);
+        CHECK(o.left == 0);
+    }
+}
+
+TEST_CASE("a cancel is not made again when its request has ended") {
+    if (!can_inject()) return;
+    const pair_of_sockets p;
+    const outcome o = run([&]() -> task<> {
+        std::string got;
+        auto one = [&]() -> task<> {
+            std::array<std::byte, 8> buffer;
+            const std::size_t n = co_await io::recv(p.a, buffer);
+            got.assign(reinterpret_cast<const char*>(buffer.data()), n);
+        };
+        auto h = spawn(one());
+        co_await yield_now();
+        cancels = {0, 1000};
+        reactor::on_submit = too_early;
+        auto gone = spawn([&]() -> task<bool> {
+            const bool ended = co_await std::move(h).cancel();
+            co_return ended;
+        });
+        while (cancels.seen < 3) co_await ringlet::sleep_for(std::chrono::microseconds(100));
+        REQUIRE(::send(p.b, "abc", 3, 0) == 3);
+        const bool ended = co_await std::move(gone);
+        CHECK(ended);  // the bytes had come: the task went on with them
+        CHECK(got == "abc");
+        const int seen = cancels.seen;
+        co_await ringlet::sleep_for(std::chrono::milliseconds(5));
+        CHECK(cancels.seen == seen);
+    });
+    CHECK(o.error == 0);
+    CHECK(o.in_flight == 0);
+}
+
+TEST_CASE("a link of a chain whose first part has failed is not made again") {
+    const scene s;
+    std::ofstream(s.file("new")) << "new";
+    std::ofstream(s.file("old")) << "old";
+    const outcome o = run([&]() -> task<> {
+        const unique_fd full(::open("/dev/full", O_WRONLY | O_CLOEXEC));
+        auto first = [&](io_uring_sqe* e) {
+            io_uring_prep_write(e, full, "x", 1, 0);
+            e->flags |= IOSQE_IO_LINK;
+        };
+        const auto from = s.file("new"), to = s.file("old");
+        auto [written, renamed] = co_await ringlet::when_all(
+            io::op(first, "write").result(), io::rename(from.c_str(), to.c_str()).result());
+        CHECK(written == -ENOSPC);
+        CHECK(renamed == -ECANCELED);
+    });
+    CHECK(o.error == 0);
+    CHECK(s.content("old") == "old");
+}
+
+TEST_CASE("a request that comes back unstarted again and again is given up") {
+    if (!can_inject()) return;
+    static int opens;
+    opens = 0;
+    reactor::on_submit = [](io_uring_sqe* s) {
+        if (s->opcode != IORING_OP_OPENAT) return;
+        ++opens;
+        *s = {};
+        s->opcode = IORING_OP_NOP;
+        s->rw_flags = 1;
+        s->len = static_cast<unsigned>(-ECANCELED);
+    };
+    const outcome o = run([&]() -> task<> { co_await io::open("/", O_RDONLY); });
+    CHECK(o.error == ECANCELED);
+    CHECK(opens > 1);
+    CHECK(opens <= 10);
+}
+
+TEST_CASE("io::op: a flag that keeps the answer back is taken off; a prepare may be move-only") {
+    const outcome o = run([&]() -> task<> {
+        auto silent = [](io_uring_sqe* s) {
+            io_uring_prep_nop(s);
+            s->flags |= IOSQE_CQE_SKIP_SUCCESS;
+        };
+        const int r = co_await io::op(silent);
+        CHECK(r == 0);
+        auto owning = [n = std::make_unique<int>(7)](io_uring_sqe* s) {
+            io_uring_prep_nop(s);
+            if (*n != 7) s->opcode = 255;
+        };
+        auto op = io::op(std::move(owning));
+        const int q = co_await std::move(op).result();
+        CHECK(q == 0);
+    });
+    CHECK(o.error == 0);
+}
+
 // ---- each request fails ------------------------------------------------------------------------
 
 TEST_CASE("files: each request fails with each error, and the error comes out, with its name") {

@@ -1018,13 +1018,16 @@ TEST_CASE("flags that no kernel has are an error that says so") {
 }
 
 TEST_CASE("flags of rings that this reactor does not speak to are an error that says so") {
-    for (unsigned flag : {IORING_SETUP_SQPOLL, IORING_SETUP_SQE128, IORING_SETUP_CQE32}) {
+    constexpr unsigned no_sqarray = 1u << 16, no_mmap = 1u << 14;
+    for (const unsigned flag : {IORING_SETUP_SQPOLL, IORING_SETUP_SQE128, IORING_SETUP_CQE32,
+             IORING_SETUP_IOPOLL, IORING_SETUP_R_DISABLED, no_sqarray, no_mmap}) {
         try {
             block_on(everything(reactor::options(64, flag)));
             FAIL("no exception");
         } catch (const std::system_error& e) {
             CHECK(e.code() == std::errc::invalid_argument);
-            CHECK_MESSAGE(has(e.what(), "CQE32"), e.what());
+            CHECK_MESSAGE(
+                has(e.what(), "flags that this kernel or this reactor has no use for"), e.what());
         }
     }
 }
@@ -2491,6 +2494,61 @@ TEST_CASE("a kernel too old to wait with a time limit is refused, in so many wor
         must(thrown);
         must(open_fds() == fds);
     }) == 0);
+}
+
+TEST_CASE("where only the use of a ring is forbidden, the first operation says so") {
+    if (!can_answer) return;
+    static int error;
+    for (const int e : {EPERM, ENOSYS, EACCES}) {
+        CAPTURE(e);
+        error = e;
+        CHECK(in_child([] {
+            answer_with([](long call, const arguments& a) -> long {
+                return call == __NR_io_uring_enter ? -error : really(call, a);
+            });
+            const auto fds = open_fds();
+            int begun = 0;
+            auto root = [&]() -> task<> {
+                ++begun;
+                co_await io::nop();
+                ++begun;
+            };
+            bool thrown = false;
+            try {
+                block_on(root());
+            } catch (const std::system_error& refused) {
+                thrown = refused.code().value() == error && has(refused.what(), "io_uring_setup");
+            }
+            must(thrown);
+            must(begun == 1);
+            must(open_fds() == fds);
+        }) == 0);
+    }
+}
+
+TEST_CASE("a ring is for the thread that made it; without work in flight others can end it") {
+    const tube t;
+    for (const bool own_ring : {false, true}) {
+        auto ex = std::make_unique<executor>();
+        std::thread([&] { ex->run(io::nop()); }).join();
+        const auto work = [&]() -> task<> {
+            int refusals = 0;
+            try {
+                co_await io::nop();
+            } catch (const std::logic_error& e) { refusals += has(e.what(), "thread"); }
+            CHECK(refusals == 1);
+        };
+        auto outer = [&]() -> task<> {
+            co_await io::nop();
+            while (!ex->empty()) ex->try_tick();
+        };
+        if (own_ring) {
+            auto h = ex->spawn(work());
+            block_on(outer());
+            CHECK(h.done());
+        } else ex->run(work());
+        ex.reset();
+    }
 }
 
 TEST_CASE("an enter that is interrupted, or told to come again, is made again") {

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <concepts>
 #include <coroutine>
 #include <cstddef>
@@ -2097,6 +2098,87 @@ TEST_CASE("a handle that is detached, or given away, while it is awaited") {
             CHECK(support::contains(said, "awaited that is empty") != cancels);
             if (!detaches) CHECK(other.done());
         }
+}
+
+TEST_CASE("a handle that gets another job while it is awaited has no result for that await") {
+    loop l;
+    gate first, second;
+    std::string said;
+    auto child = [](gate& g) -> task<std::string> {
+        co_await g.wait();
+        co_return std::string(100, 'x');
+    };
+    join_handle<std::string> handle = l.spawn(child(first));
+    auto joining = [&]() -> task<> {
+        try {
+            said = co_await std::move(handle);
+        } catch (const std::logic_error& e) { said = e.what(); }
+    };
+    l.spawn(joining()).detach();
+    l.drain();
+    handle = l.spawn(child(second));  // which drops the first, and so cancels it
+    l.drain();
+    CHECK(support::contains(said, "a join_handle is awaited"));
+    second.open();
+    l.drain();
+    CHECK(handle.done());
+    l.spawn(joining()).detach();
+    l.drain();
+    CHECK(said == std::string(100, 'x'));
+}
+
+TEST_CASE("a cancelled joiner is not resumed to learn that the other job was cancelled too") {
+    loop l;
+    gate g;
+    history log;
+    auto child = [](gate& at) -> task<> { co_await at.wait(); };
+    join_handle<> handle = l.spawn(child(g));
+    auto joining = [&]() -> task<> {
+        try {
+            co_await std::move(handle).cancel();
+            log.push_back("resumed");
+        } catch (const task_cancelled&) { log.push_back("handled"); }
+    };
+    join_handle<> joiner = l.spawn(joining());
+    CHECK(l.tick());  // the child waits
+    CHECK(l.tick());  // the joiner has cancelled it, and waits for its end
+    CHECK(l.tick());  // the child's frames are gone, the joiner is scheduled
+    drop(std::move(joiner));
+    CHECK(l.drain() == 1);
+    CHECK(log.empty());
+}
+
+TEST_CASE("joins of what has ended cost a unit of the budget each") {
+    loop l;
+    std::vector<join_handle<>> ended;
+    auto nothing = []() -> task<> { co_return; };
+    for (int i = 0; i < 500; ++i) ended.push_back(l.spawn(nothing()));
+    l.drain();
+    auto joins = [&]() -> task<> {
+        for (auto& h : ended) co_await std::move(h);
+    };
+    l.spawn(joins()).detach();
+    CHECK(l.drain() >= 4);
+}
+
+TEST_CASE("frame_pool: frames with a buffer in them are used again too") {
+    counting_resource upstream;
+    pool_from here(upstream);
+    loop l;
+    auto large = []() -> task<int> {
+        std::array<char, 40'000> buffer;
+        buffer.front() = 'x';
+        co_await ringlet::suspend([](waker w) { w.wake(); });
+        co_return buffer.front();
+    };
+    auto work = [&]() -> task<> {
+        for (int i = 0; i < 100; ++i) {
+            const int c = co_await large();
+            CHECK(c == 'x');
+        }
+    };
+    l.run(work());
+    CHECK(upstream.allocations < 10);
 }
 
 TEST_CASE("frame_pool: a resource that has come after the heap is not asked at the thread's end") {

@@ -249,6 +249,21 @@ TEST_CASE("a deadline that no clock can hold is never") {  // 62
     CHECK_THROWS_AS(block_on(sleep_for(std::chrono::hours::max())), ringlet::deadlock);
 }
 
+TEST_CASE("durations in floating point are rounded up, not to their own precision") {
+    virtual_time clock;
+    const auto waits = [&](auto d) {
+        const std::int64_t before = clock.nanoseconds();
+        block_on(sleep_for(d));
+        return clock.nanoseconds() - before;
+    };
+    CHECK(waits(std::chrono::duration<float>(84916.515625f)) == 84'916'515'625'000);
+    CHECK(waits(std::chrono::duration<float>(0.1f)) == 100'000'002);
+    CHECK(waits(std::chrono::duration<double, std::nano>(0.001)) == 1);
+    CHECK(waits(std::chrono::duration<std::int64_t, std::ratio<1, 3>>(10)) == 3'333'333'334);
+    CHECK(waits(std::chrono::duration<std::int64_t, std::ratio<1, 3>>(10'000'000'000))
+        == 3'333'333'333'333'333'334);
+}
+
 TEST_CASE("a deadline just short of never is reached") {
     virtual_time clock;
     const time_point last = time_point::max() - 1ns;
@@ -873,10 +888,10 @@ TEST_CASE("a dump says that a job sleeps") {
 // ---- no memory ---------------------------------------------------------------------------------
 
 TEST_CASE("no room for another deadline: the await throws, and nothing else is lost") {
-    // The array has room for 64; to grow it needs 3 KB in one piece, which there is not.
+    // The array has room for 64; to grow it needs 4 KB in one piece, which there is not.
     struct : std::pmr::memory_resource {
         void* do_allocate(std::size_t n, std::size_t a) override {
-            if (n == 3072) throw std::bad_alloc();
+            if (n == 4096) throw std::bad_alloc();
             return std::pmr::new_delete_resource()->allocate(n, a);
         }
         void do_deallocate(void* p, std::size_t n, std::size_t a) override {

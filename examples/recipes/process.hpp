@@ -59,6 +59,7 @@ public:
         std::vector<char*> words;
         for (const std::string& word : argv) words.push_back(const_cast<char*>(word.c_str()));
         words.push_back(nullptr);
+        ::posix_spawn_file_actions_addclosefrom_np(&p.files, 3);
         const int e = ::posix_spawnp(&id, words[0], &p.files, &p.attributes, words.data(), environ);
         if (e != 0) refuse(e, "spawn " + argv[0]);
     }
