@@ -2148,19 +2148,6 @@ TEST_CASE("a cancelled joiner is not resumed to learn that the other job was can
     CHECK(log.empty());
 }
 
-TEST_CASE("joins of what has ended cost a unit of the budget each") {
-    loop l;
-    std::vector<join_handle<>> ended;
-    auto nothing = []() -> task<> { co_return; };
-    for (int i = 0; i < 500; ++i) ended.push_back(l.spawn(nothing()));
-    l.drain();
-    auto joins = [&]() -> task<> {
-        for (auto& h : ended) co_await std::move(h);
-    };
-    l.spawn(joins()).detach();
-    CHECK(l.drain() >= 4);
-}
-
 TEST_CASE("frame_pool: frames with a buffer in them are used again too") {
     counting_resource upstream;
     pool_from here(upstream);

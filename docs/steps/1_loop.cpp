@@ -60,7 +60,7 @@ task say(int delay) {
 // ---- A loop -------------------------------------------------------------------------------------
 //
 // Somebody has to call resume(): the loop. It resumes every task in turn until all of them have
-// ended. Two tasks wait at the same time, on one thread: that is concurrency, in seven lines.
+// ended. Two tasks wait at the same time, on one thread: that is concurrency, in a dozen lines.
 long run(std::vector<task> tasks) {
     long resumed = 0;
     while (!tasks.empty())

@@ -198,6 +198,6 @@ int main() {
 //
 // Everybody who wakes is a task of this same loop, or somebody whom a task has called. What comes
 // from outside (bytes from a pipe, a connection, the answer of a disk) has no way in. The reader
-// had to call ::read, which blocks the thread, and with it all tasks: the ticker could have run a
-// thousand times. What is wanted is a read that only begins, and somebody who wakes the job when
+// had to call ::read, which blocks the thread, and with it all tasks: the ticker could have run
+// all the time. What is wanted is a read that only begins, and somebody who wakes the job when
 // the kernel has finished.
