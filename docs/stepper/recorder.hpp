@@ -9,8 +9,9 @@
 //
 // What is written down comes from the public interface alone: the executor's hooks say who is
 // spawned, run and finished, and where; dump() says what each task waits for; reactor::on_submit
-// sees each request, and reactor::stats() counts them. The clock is a virtual_time, so that a run
-// is the same each time. The result is JSON on the standard output: one object for each moment.
+// sees each request (those to cancel are left out), and reactor::stats() counts them. The clock is a
+// virtual_time, so that a run is the same each time. The result is JSON on the standard output: one
+// object for each moment.
 #pragma once
 
 #include <ringlet/timer.hpp>
@@ -31,6 +32,7 @@ public:
         ex.hooks.after_run = [](void* c, const ringlet::job_info& j) { of(c).note("leave", j); };
         ex.hooks.on_finish = [](void* c, const ringlet::job_info& j) { of(c).note("finish", j); };
         ringlet::reactor::on_submit = [](io_uring_sqe* request) {
+            if (request->opcode == IORING_OP_ASYNC_CANCEL) return;
             current->note("submit", current->running, current->at, std::to_string(request->opcode));
         };
         current = this;
