@@ -1348,9 +1348,9 @@ TEST_CASE("the exception of a detached job leaves run(), and the executor goes o
 }
 
 TEST_CASE("a root that borrows from the caller of run() is gone when that throws") {
-    executor ex;
-    gate g;
     int gone = 0;
+    gate g;
+    executor ex;
     join_handle<> other = ex.spawn(wait_at(g, guard(gone)));
     for (const bool stuck : {false, true}) {
         std::vector<int> borrowed{1, 2, 3};

@@ -1336,6 +1336,14 @@ TEST_CASE("a timeout that was kept is over, however long its awaiter lives") {
     };
     block_on(root());
     CHECK(time.passed() == 161ms);
+    gate never;
+    auto stuck = [&]() -> task<> {
+        auto kept = timeout(1h, nothing());
+        co_await kept;
+        co_await never.wait();
+    };
+    CHECK_THROWS_AS(block_on(stuck()), deadlock);  // at once, and not in an hour
+    CHECK(time.passed() == 161ms);
 }
 
 TEST_CASE("timeouts in an expression with other awaits") {

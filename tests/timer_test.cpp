@@ -25,6 +25,7 @@
 using namespace std::chrono_literals;
 using ringlet::block_on;
 using ringlet::executor;
+using ringlet::frame_pool;
 using ringlet::join_handle;
 using ringlet::sleep_for;
 using ringlet::sleep_until;
@@ -498,7 +499,12 @@ TEST_CASE("an executor that ends lets go of the sleepers that another one runs")
     block_on(root());
     CHECK(queue.empty());
     CHECK_FALSE(sleeper.done());
+    // What lies where the timers lay is not touched.
+    const auto block = static_cast<unsigned char*>(frame_pool::allocate(sizeof(ringlet::timers)));
+    std::fill_n(block, sizeof(ringlet::timers), 0xff);
     drop(std::move(sleeper));
+    CHECK(std::count(block, block + sizeof(ringlet::timers), 0xff) == sizeof(ringlet::timers));
+    frame_pool::deallocate(block, sizeof(ringlet::timers));
     REQUIRE(queue.size() == 1);
     CHECK(frames == 0);
     queue.clear();
