@@ -199,13 +199,15 @@ public:
     }
     bool forked() const { return forks != born; }
     // The request to cancel is a request as well, found by the other's address. Its own answer says
-    // whether that was found, and may come before or after the other's. One answer counts: the other
-    // was just in the hands of a kernel worker, and nobody knows whether that has taken notice. It
-    // may wait for a peer again by now, for ever: so it is asked again, a millisecond later.
+    // whether that was found, and may come before or after the other's. One answer counts: the
+    // other was just in the hands of a kernel worker, and nobody knows whether that has taken
+    // notice. It may wait for a peer again by now, for ever: so it is asked again, a millisecond
+    // later.
     //
-    // Asks the kernel to give up a request (nullptr: all), whose completion comes all the same, only
-    // sooner. False in a forked child: the request is not its own, and nothing will come. A kernel that takes no
-    // more requests at all ends the program here: nobody could say when the buffer is free.
+    // Asks the kernel to give up a request (nullptr: all), whose completion comes all the same,
+    // only sooner. False in a forked child: the request is not its own, and nothing will come. A
+    // kernel that takes no more requests at all ends the program here: nobody could say when the
+    // buffer is free.
     bool cancel(completion* which) noexcept {
         if (forked()) return false;
         constexpr int all = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;

@@ -114,8 +114,7 @@ public:
 
 private:
     static constexpr std::size_t step = 16, fine = 128, lists = fine + 6;
-    // In steps of 16 bytes up to 2 KB, for frames with a buffer in them by powers of two: 4 KB to
-    // 64.
+    // In steps of 16 bytes up to 2 KB; for frames with a buffer in them, 4, 8, 16, 32 and 64 KB.
     static constexpr std::size_t list_of(std::size_t n) {
         return n <= fine * step ? (n + step - 1) / step : fine - 11 + std::bit_width(n - 1);
     }
@@ -282,8 +281,8 @@ inline void append_place(std::string& out, source place) {
 //
 //   field       who writes it, and when
 //   phase       whoever takes an arrow of the diagram; its bits are named below
-//   budget      how many more waits may be over at once (channels, sleeps of no time) before the job
-//               yields; a wait that was not fills it up
+//   budget      how many more waits may be over at once (channels, sleeps of no time) before the
+//               job yields; a wait that was not fills it up
 //   held        spawn; the handle, when it goes
 //   cancelled   cancel
 //   stopping    cancel, and a section's stop: what runs now is to end at its next suspension; the
@@ -443,8 +442,7 @@ private:
             if (s->stopped && !s->over()) found = s;
         return found;
     }
-    // Before the job goes on behind frames that have ended: they may have been all that was to
-    // stop.
+    // Before the job goes on behind frames that have ended: perhaps only those were to stop.
     bool recheck() { return stopping = cancelled || outermost_stopped(), true; }
     // The job is to stop. Is it resumed all the same? For a result; or behind the section, if only
     // that is to stop.
@@ -689,8 +687,8 @@ private:
 };
 
 // The right to run a job once, up to its next suspension. At most one exists for a job. Move-only.
-// Dropping it cancels the job, on the spot, which may schedule others: so a queue of them is emptied
-// one by one.
+// Dropping it cancels the job, on the spot, which may schedule others: so a queue of them is
+// emptied one by one.
 class runnable {
 public:
     explicit runnable(detail::job& j) : job(&j) {}
