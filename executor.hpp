@@ -170,7 +170,8 @@ public:
     }
     // Runs until `root` has ended, and gives its value or rethrows its exception. The other tasks
     // stay, for the next call. The exception of a detached task leaves here too, when the root has
-    // been cancelled and is gone. Throws deadlock; and std::logic_error inside a running executor.
+    // been cancelled and is gone; another one that comes until then, at the beginning of the next
+    // call. Throws deadlock; and std::logic_error inside a running executor.
     template <detail::awaitable A>
     detail::await_result<A> run(A root, source place = source::current());
     // Runs one job, if one is runnable or becomes so without blocking. For the loops of others: a

@@ -262,7 +262,7 @@ struct section {
     section* outer = nullptr;  // the one around it
     bool stopped = false;
     std::coroutine_handle<> caller, inside;  // the frame that awaits it, the outermost inside
-    source where;                            // it is awaited
+    source where;                            // the place of that await
     bool over() const { return !inside || inside.done(); }
     virtual void drop() noexcept = 0;  // destroys the frames inside
     virtual void describe(std::string& out) const = 0;
@@ -961,7 +961,7 @@ struct [[nodiscard]] group : waits<group> {
             j.spawned = j.where = owner->where;
             j.by.schedule(j, schedule_info());
         });
-        if (missing <= 0) owner->fulfil();
+        if (members.empty() && missing <= 0) owner->fulfil();  // there were none, say
     }
     // Cancels the children that have not ended. They end in their own runs, later: until the last
     // of them has, the group waits, and its owner with it.

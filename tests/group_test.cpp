@@ -2146,6 +2146,32 @@ TEST_CASE("run on the spot: an owner that goes on in the midst of a stop begins 
     CHECK(h.done());
 }
 
+TEST_CASE("run on the spot: who wins while when_any begins waits for those that cannot let go") {
+    gate g;
+    int gone = 0;
+    bool resumed = false;
+    auto insists = [&]() -> task<int> {
+        const guard local(gone);
+        co_await shield(wait_for(g, 1, gone));
+        co_return 1;
+    };
+    auto owner = [&]() -> task<> {
+        auto [slow, quick] = co_await when_any(insists(), give(2));
+        resumed = true;
+        CHECK(quick == 2);
+        CHECK(slow == 1);  // what it was kept for was a result, so it went on to its end
+        CHECK(gone == 2);
+    };
+    auto [r, h] = ringlet::spawn(owner(), [](runnable x) { std::move(x).run(); });
+    CHECK_FALSE(std::move(r).run());
+    CHECK_FALSE(resumed);
+    CHECK(gone == 0);
+    g.open();
+    CHECK(resumed);
+    CHECK(gone == 2);
+    CHECK(h.done());
+}
+
 TEST_CASE("run on the spot: a child that is spawned while its scope begins is scheduled once") {
     gate a, b;
     int gone = 0, begun = 0, woken = 0;
