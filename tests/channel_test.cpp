@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
-#include <memory_resource>
 #include <optional>
 #include <ringlet/timer.hpp>
 #include <stdexcept>
@@ -1004,44 +1003,4 @@ TEST_CASE("waiters whose schedule function runs them on the spot") {
         CHECK(log == history{"sent 1", "sent 2", "closed 3"});
         for (bool done : {k.done(), l.done(), m.done()}) CHECK(done);
     }
-}
-
-// ---- memory ------------------------------------------------------------------------------------
-
-TEST_CASE("steady state: channels take no memory") {
-    counting_resource memory;
-    frame_pool::use(&memory);
-    long warm = 0, after = 0, sum = 0;
-    {
-        channel<int> a(0), b(1), c(8), d(1);
-        auto pump = [](channel<int>& from, channel<int>& to) -> task<> {
-            for (;;) {
-                std::optional<int> v = co_await from.recv();
-                if (!v) co_return;
-                co_await to.send(*v);
-            }
-        };
-        auto root = [&]() -> task<> {
-            auto h = ringlet::spawn(pump(a, b));
-            auto i = ringlet::spawn(pump(b, c));
-            for (int n = 0; n < 1104; ++n) {
-                if (n == 100) warm = memory.taken;
-                co_await a.send(n);
-                if (n % 8 == 7)
-                    for (int k = 0; k < 8; ++k) {
-                        std::optional<int> v = co_await c.recv();
-                        sum += v.value_or(-1'000'000);
-                    }
-                CHECK(d.try_send(n));
-                CHECK(d.try_recv() == n);
-            }
-            after = memory.taken;
-        };
-        block_on(root());
-    }
-    CHECK(warm > 0);
-    CHECK(after == warm);
-    CHECK(sum == 1103 * 1104 / 2);
-    frame_pool::use(nullptr);
-    CHECK(memory.alive == 0);
 }

@@ -2343,58 +2343,6 @@ TEST_CASE("groups in a job whose schedule function drops its children's runnable
 
 // ---- memory ------------------------------------------------------------------------------------
 
-TEST_CASE("steady state: groups take no memory") {
-    stopwatch time;
-    counting_resource memory;
-    frame_pool::use(&memory);
-    long warm = 0, after = 0, sum = 0;
-    const auto body = [](scope_ref s) -> task<int> {
-        for (int i = 0; i < 4; ++i) s.spawn(rest(1ms));
-        co_await yield_now();
-        co_return 1;
-    };
-    const auto round = [&](int n) -> task<int> {
-        std::tuple<int, ringlet::nothing> all = co_await when_all(nap(1ms, n), yield_now());
-        int result = std::get<0>(all);
-        std::vector<task<int>> work;
-        for (int i = 0; i < 8; ++i) work.push_back(nap(i * 1ms, i));
-        std::vector<std::optional<int>> first = co_await when_any(std::move(work));
-        result += first[0].value_or(100);
-        auto any = co_await when_any(give(1), rest(1h));
-        result += std::get<0>(any).value_or(100);
-        int scoped = co_await scope(body);
-        result += scoped;
-        int v = co_await timeout(1h, nap(1ms, 1));
-        result += v;
-        std::optional<int> none = co_await try_timeout(1ms, nap(1h, 1));
-        result += none.has_value();
-        int shielded = co_await shield(give(1));
-        result += shielded;
-        try {
-            co_await when_all(nap(1ms, 1), sleep_for(1h), nap_and_fail(1ms, "oops"));
-        } catch (const oops&) { ++result; }
-        co_return result;
-    };
-    const auto root = [&]() -> task<> {
-        for (int i = 0; i < 3; ++i) {
-            int n = co_await round(i);
-            sum += n;
-        }
-        warm = memory.taken;
-        for (int i = 0; i < 100; ++i) {
-            int n = co_await round(i);
-            sum += n;
-        }
-        after = memory.taken;
-    };
-    block_on(root());
-    CHECK(warm > 0);
-    CHECK(after == warm);
-    CHECK(sum == 3 + 4950 + 103 * 5);
-    frame_pool::use(nullptr);
-    CHECK(memory.alive == 0);
-}
-
 TEST_CASE("memory that runs out at each allocation of a group in turn: nothing is lost") {
     class limited final : public std::pmr::memory_resource {
     public:

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <deque>
 #include <functional>
 #include <memory_resource>
 #include <ringlet/task.hpp>
@@ -83,6 +84,57 @@ int drain(auto& executor) {
     while (executor.try_tick()) ++runs;
     return runs;
 }
+
+// The smallest executor: a queue.
+class loop {
+public:
+    loop() = default;
+    loop(loop&&) = delete;
+    ~loop() {  // one by one, since a job that goes may schedule another
+        while (!queue_.empty()) pop();
+    }
+    template <class T> ringlet::join_handle<T> spawn(ringlet::task<T> t) {
+        auto [r, h] = ringlet::spawn(
+            std::move(t), [this](ringlet::runnable x, ringlet::schedule_info info) {
+                ++schedules;
+                if (info.woken_while_running) ++self_wakes;
+                queue_.push_back(std::move(x));
+            });
+        queue_.push_back(std::move(r));
+        return std::move(h);
+    }
+    bool tick() {
+        if (queue_.empty()) return false;
+        pop().run();
+        return true;
+    }
+    int drain() {
+        int runs = 0;
+        while (tick()) ++runs;
+        return runs;
+    }
+    // A task that is expected to end without help from outside.
+    void run(ringlet::task<> t) {
+        bool ended = false;
+        spawn(note_end(std::move(t), ended)).detach();
+        drain();
+        CHECK(ended);
+    }
+
+    int schedules = 0, self_wakes = 0;
+
+private:
+    ringlet::runnable pop() {
+        ringlet::runnable r = std::move(queue_.front());
+        queue_.pop_front();
+        return r;
+    }
+    static ringlet::task<> note_end(ringlet::task<> t, bool& ended) {
+        co_await std::move(t);
+        ended = true;
+    }
+    std::deque<ringlet::runnable> queue_;
+};
 
 // A heap that counts what is taken from it.
 class counting_resource final : public std::pmr::memory_resource {
