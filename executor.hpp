@@ -59,8 +59,9 @@ struct parker : detail::pooled {
 
 // ---- 2. The executor ----------------------------------------------------------------------------
 
-// Leaves block_on and executor::run when nothing can ever wake the root. what() lists every live
-// task with the place where it waits.
+// Leaves block_on and executor::run when the root has not ended, nothing is runnable, and nothing
+// can come any more. (While another task sleeps or reads, a root that waits in vain goes unnoticed:
+// that one could still wake it.) what() lists every live task with the place where it waits.
 struct deadlock : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -70,8 +71,10 @@ struct job_info {
     const void *id, *parent;  // parent: of a child in a group, else nullptr
     source spawned, where;    // the place of the spawn, and of the last co_await that suspended
 };
-// For tracers, counters and stall warnings: each is called with `context`, and must not throw. A
-// program that wants to know who holds up the others:
+// For tracers, counters and stall warnings. on_spawn: a task has been queued (a child in a group:
+// it is about to run first). before_run, after_run: around each run. on_finish: its frames are
+// gone. Each is called with `context`, and must not throw. A program that wants to know who holds
+// up the others:
 //
 //     ex.hooks.context = &began;
 //     ex.hooks.before_run = [](void* c, const job_info&) { *static_cast<clock*>(c) = now(); };
@@ -141,7 +144,8 @@ task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
 //
 // Every top-level job is in the list `jobs` from its spawn to its end; a child is in its group's.
 // One that can run is in one of two queues as well, linked by job::next. That is all there is: no
-// map of tasks, no slot to be found again, nothing to allocate beside the jobs themselves.
+// map of tasks, no slot to be found again, nothing to allocate beside the jobs themselves. No
+// runnables either: the executor is its jobs' scheduler itself, and calls job::run.
 //
 // FIFO, because it is the order in which nobody can be passed over, and the one that a reader of a
 // log expects. Other runtimes run a woken task next (tokio's and Go's slot for it), which is faster
@@ -149,20 +153,22 @@ task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
 //
 // Why at most 64 jobs between two looks at the parker: a look costs a system call if anything has
 // been submitted, so it is shared by many runs; and 64 runs take some microseconds, by which I/O is
-// late at most. Looking each time that the queue has run dry would cost two tasks that wake each
-// other a look for each message.
+// late at most. What becomes runnable meanwhile runs before the look and not behind it: two tasks
+// that wake each other would else cost a look for each message.
 class executor final : detail::scheduler {
 public:
     executor_hooks hooks;
     // What it waits with. The reactor puts itself here at the first operation, the timers at the
     // first timer; an executor that knows neither has none.
     std::unique_ptr<parker> io, clock;
-    // Calls that other threads make for a task: until they are back, virtual time stands still.
+    // Calls that other threads make for a task (recipes/unblock.hpp): until they are back, virtual
+    // time (timer.hpp) stands still.
     unsigned outside = 0;
 
     ~executor();
 
-    // The task, or another awaitable, goes to the end of the queue. Throws std::bad_alloc.
+    // The task, or another awaitable, goes to the end of the queue. Gives its handle. Throws
+    // std::bad_alloc, and std::logic_error for a task that has been awaited or spawned already.
     template <detail::awaitable A>
     [[gnu::always_inline]] auto spawn(A work, source place = source::current()) {
         auto task = detail::as_task(std::move(work));
@@ -178,11 +184,12 @@ public:
     // program that has one already, a game or a window system, calls this from there until it says
     // false, and then sleeps in its own way: with poll(), say, on the descriptor of the reactor
     // (`io`), and until the earliest deadline of the timers (`clock`); tests/consumer/poll_loop.cpp
-    // does. A virtual clock does not jump here.
+    // does. A virtual clock does not jump here. The exception of a detached task leaves here;
+    // throws std::logic_error in a task of this executor.
     bool try_tick();
     // Has every task ended?
     bool empty() const { return jobs.empty(); }
-    // Is none runnable?
+    // Is none runnable? To be asked between runs: who waits in the turn that runs is not counted.
     bool idle() const { return ready.empty() && later.empty(); }
     // Appends a line for each live task: where it was spawned, and what it waits for, and where.
     void dump(std::string& out) const { list(jobs, out, 1); }
@@ -204,9 +211,9 @@ private:
     void schedule(detail::job& j, schedule_info info) noexcept override {
         (info.woken_while_running ? later : ready).push(j);
     }
-    // The loop: runs up to `limit` jobs, and none after the root has ended. A job that yields goes
-    // to `later`; one that is woken goes to `ready`, and is run in this turn if there is room. All
-    // that a yield costs is here and in job::run: 24 instructions, beside the coroutine's own 19. A
+    // The loop: runs up to `limit` jobs, and none after the root has returned. A job that yields
+    // goes to `later`; one that is woken goes to `ready`, and is run in this turn if there is room.
+    // What a yield costs is here and in job::run: 25 instructions, beside the coroutine's own 19. A
     // job may tick another executor: so the current one is set back at the end.
     [[gnu::always_inline]] void turn(int limit, const detail::job* root = nullptr) {
         const detail::scoped restores(detail::job::current, detail::job::current);
@@ -323,14 +330,14 @@ inline void executor::end(detail::job* only) {
     while (only ? !only->is(detail::job::ended) : !empty()) {
         if (only) only->cancel();
         else jobs.each<detail::job>([](detail::job& j) { j.cancel(); });
-        const bool asked = ready.empty();  // all, and nobody has anything left to do
+        const bool asked = ready.empty();  // nothing to run: all have been asked, and wait
         try {
             do turn(64, only);
             while (!only && !ready.empty());
             if ((only ? only->is(detail::job::ended) : !asked) || look()) continue;
         } catch (...) {
             if (only) late.push_back(std::current_exception());
-            if (!asked) continue;  // of a task
+            if (!asked) continue;  // it was a task's; else look's, so that nothing will come
         }
         give_up(only ? *only : static_cast<detail::job&>(*jobs.after));
     }
@@ -401,8 +408,9 @@ template <detail::awaitable A> decltype(auto) block_on(A root, source place = so
     return ex.run(std::move(root), place);
 }
 
-// Starts a task on the executor of the running one, at the end of its queue. Dropping the handle
-// cancels it; detach() lets it go on. Throws std::logic_error where no executor runs.
+// Starts a task, at the end of the queue of the executor that runs here, and gives its handle:
+// dropping that cancels the task, detach() lets it go on. Throws std::logic_error where no executor
+// runs, and what executor::spawn throws.
 template <detail::awaitable A>
 [[gnu::always_inline]] inline auto spawn(A work, source place = source::current()) {
     return detail::running_executor().spawn(std::move(work), place);
@@ -431,8 +439,8 @@ class scope_ref;
 
 namespace detail {
 
-// when_all, when_any and scope are groups (task.hpp) that differ in what they hold: tasks before
-// the await, jobs after it, and at the end a tuple or a list of what the jobs gave.
+// when_all, when_any and scope are groups (task.hpp). The first two are one template: it holds
+// tasks before the await and jobs after it, and gives a tuple or a list of what the jobs gave.
 
 //     when_all(a(), b())    add(a), add(b); both run; the group goes on when the last has ended
 //     b throws              stop(): a is cancelled; its frames gone, b's exception is thrown
@@ -511,18 +519,20 @@ template <class F> struct [[nodiscard]] scoping final : group {
 
 }  // namespace detail
 
-// Runs the tasks side by side, and gives a tuple of their values, `nothing` for a task<>. The first
-// exception cancels the others, waits for them, and is rethrown. Takes tasks or other awaitables,
-// or a vector of them, which gives a vector. Costs a job for each.
+// Runs the tasks side by side, and gives a tuple of their values, `nothing` for a task<>. At the
+// first exception the others are cancelled; it is rethrown when they have ended. Takes tasks or
+// other awaitables, or a vector of them, which gives a vector (of pointers, where they give
+// references). Costs a job for each.
 template <detail::awaitable... A> auto when_all(A... work) {
     return detail::join<false>(std::tuple<A...>(std::move(work)...));
 }
 template <detail::awaitable A> auto when_all(std::vector<A> work) {
     return detail::join<false>(std::move(work));
 }
-// The same until one has ended: then the others are cancelled, and waited for. Gives optionals:
-// whoever finished has a value, at least one does. If nobody has, the first exception is rethrown.
-// Throws std::invalid_argument for an empty vector.
+// The same until one has ended, well or not: then the others are cancelled, and waited for. Gives
+// optionals: whoever ended well has a value, which may be more than one. If nobody has, the first
+// exception is rethrown: so one that fails first ends the race. Throws std::invalid_argument for an
+// empty vector.
 template <detail::awaitable... A>
 requires(sizeof...(A) > 0) auto when_any(A... work) {
     return detail::join<true>(std::tuple<A...>(std::move(work)...));
@@ -579,7 +589,7 @@ namespace detail {
 
 // A wait in one of a channel's two lines. One that is over at once costs a unit of the job's
 // budget; where none is left the job yields, with its result: so a loop over a channel that is
-// never empty lets the others run behind every 128 items. Without budget, a job that is to stop
+// never empty lets the others run behind every 129th item. Without budget, a job that is to stop
 // begins nothing, and takes nothing.
 struct in_line : waits<in_line>, ring {
     ring& line;
@@ -644,6 +654,7 @@ public:
         r.owner->fulfil();
         return true;
     }
+    // The first item, without waiting. nullopt: there is none now, closed or not.
     std::optional<T> try_recv() {
         std::optional<T> value;
         if (!senders.empty()) {

@@ -27,8 +27,9 @@
 //
 //     (1) op::await_ready          (2) reactor::enter      (4) reactor::reap, op::complete
 //     (5) The job is cancelled. Its frame stays, since the kernel may still write into a buffer
-//         there, until the operation's own completion has come: with -ECANCELED the frame goes,
-//         with a result (the cancel came too late) the job goes on with it to its next suspension.
+//         there, until the operation's own completion has come: with an error (-ECANCELED, as a
+//         rule) the frame goes, with a result (the cancel came too late) the job goes on with it to
+//         its next suspension.
 //
 // Why completions and not readiness (epoll): a file is always ready, and yet a read of it blocks;
 // the kernel does the work of a read itself, so a program saves a system call for each; and many
@@ -107,12 +108,13 @@ private:
 // No code of a task runs in park. A callback there could begin new operations while the ring is
 // walked, and so walk it again from within; and the order of things would be hard to follow.
 //
-// One ring for an executor, created at its first operation. Its errors are std::system_error.
+// One ring for an executor, created at its first operation. Its errors are std::system_error; to
+// use it on another thread, or after fork(), is a std::logic_error.
 class reactor final : public parker {
 public:
     struct options {
         unsigned entries;  // of the submission ring; the completion ring has four times as many
-        unsigned flags;    // IORING_SETUP_*; 0: the best that the kernel has
+        unsigned flags;    // IORING_SETUP_*, those of set_up(); 0: the best that the kernel has
         options(unsigned n = 64, unsigned f = 0) : entries(n), flags(f) {}
     };
     // The kernel gives back, with each answer, 64 bits that came with the request: here the address
@@ -144,7 +146,8 @@ public:
     inline static constinit thread_local submit_hook on_submit = nullptr;
 
     // The reactor of the running executor. The options count if this call creates it: so a program
-    // that wants another size asks for it before its first operation.
+    // that wants another size asks for it before its first operation. Throws std::logic_error where
+    // no executor runs, std::system_error where there can be no ring.
     static reactor& here(options o = options()) {
         auto& slot = detail::running_executor().io;
         if (!slot) slot = std::make_unique<reactor>(o);
@@ -154,9 +157,9 @@ public:
     // What has gone through it so far; of a reactor that is made for this call, if there is none.
     static const statistics& stats() { return here().counts; }
 
-    // A child of fork() has the ring's descriptor, and could submit to the parent's ring, but not
-    // the rings' memory. It is told by a counter, which costs nothing where it is asked, in each
-    // submit; getpid() would be a system call.
+    // A child of fork() inherits the descriptor, through which it could submit to the parent's
+    // ring, but not the rings' memory. A counter of the process says that it is one, and costs next
+    // to nothing where it is asked, in each submit; getpid() would be a system call.
     explicit reactor(options o) {
         [[maybe_unused]] static const int once = pthread_atfork(nullptr, nullptr, [] { ++forks; });
         set_up(o);
@@ -198,11 +201,11 @@ public:
         ++counts.submitted;
     }
     bool forked() const { return forks != born; }
-    // The request to cancel is a request as well, found by the other's address. Its own answer says
-    // whether that was found, and may come before or after the other's. One answer counts: the
-    // other was just in the hands of a kernel worker, and nobody knows whether that has taken
-    // notice. It may wait for a peer again by now, for ever: so it is asked again, a millisecond
-    // later.
+    // The request to cancel is a request as well, which names the other by its address. Its own
+    // answer says whether that was found, and may come before or after the other's. One answer
+    // counts, EALREADY: the other was in the hands of a worker (a thread of the kernel, for what
+    // may block), and nobody knows whether that has taken notice. It may wait for a peer again by
+    // now, for ever: so it is asked again by the next looks, at most once a millisecond.
     //
     // Asks the kernel to give up a request (nullptr: all), whose completion comes all the same,
     // only sooner. False in a forked child: the request is not its own, and nothing will come. A
@@ -304,7 +307,7 @@ private:
         make_room();
         ring.sq.sqes[ring.sq.sqe_tail++ & ring.sq.ring_mask] = request;
     }
-    // -> when to do so the next time
+    // Repeats the cancels that came too early, at most once a millisecond; says when next.
     [[gnu::cold]] std::int64_t ask_again() {
         const std::int64_t time = detail::monotonic();
         if (time < again) return again;
@@ -318,10 +321,11 @@ private:
     // The one system call: submits what has been written, runs the kernel's deferred work, and
     // waits for `least` completions, or till `until`. Some of liburing's own calls leave out
     // GETEVENTS, without which deferred completions do not arrive; others sleep on after a signal.
-    // What it returns is of no interest: the rings say what has happened.
+    // How many requests it has taken is of no interest: the rings say that.
     [[gnu::noinline]] void enter(unsigned least, std::int64_t until = never) {
         check_thread();
-        constexpr unsigned no_iowait = 1u << 7, has_no_iowait = 1u << 17;  // Linux 6.15
+        // Linux 6.15: to sleep here counts as idle, and not as the processor's waiting for a disk.
+        constexpr unsigned no_iowait = 1u << 7, has_no_iowait = 1u << 17;
         unsigned flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
         if (registered) flags |= IORING_ENTER_REGISTERED_RING;
         if (ring.features & has_no_iowait) flags |= no_iowait;
@@ -374,8 +378,8 @@ private:
     io_uring ring;
     bool registered = false;
     statistics counts;
-    std::vector<completion*, detail::pool_allocator<completion*>> early;  // whose cancel was
-    std::int64_t again = 0;                                               // when to repeat them
+    std::vector<completion*, detail::pool_allocator<completion*>> early;  // to be cancelled again
+    std::int64_t again = 0;                                               // but not before
 };
 
 // ---- 3. Operations ------------------------------------------------------------------------------
@@ -625,7 +629,8 @@ inline auto splice(int from, std::int64_t from_offset, int to, std::int64_t to_o
 //     int r = co_await ringlet::io::op(advise, "fadvise").result();
 //
 // Any other: fill(io_uring_sqe*) prepares the request, and the await gives the kernel's number, or,
-// as io::op<unique_fd>, owns the descriptor that it is. `name` must live until then.
+// as io::op<unique_fd>, owns the descriptor that it is. `name`, and what the request points at,
+// must live until the await is over; `fill` is kept in it, and called when it begins.
 template <class R = int, class Fill> auto op(Fill fill, const char* name = "io::op") {
     return detail::request<R>(name, std::move(fill));
 }

@@ -1,10 +1,13 @@
 // ringlet/task.hpp: what a task is. The standard library only: no executor, no kernel.
 //
 // An asynchronous function may stop in the middle, give its thread back, and go on later. C++ calls
-// it a coroutine, and leaves open who resumes it, when, and what becomes of it if nobody does. The
-// answer here is one object, the *job*, and three handles to it. The idea and the words are those
-// of async-task (https://github.com/smol-rs/async-task).
+// it a coroutine. Its variables live in a *frame* beside the stack; where it stops is a co_await,
+// in short an *await*; and to *yield* is to stop and be runnable again at once. C++ leaves open who
+// resumes it, when, and what becomes of it if nobody does. The answer here is one object, the
+// *job*, and three handles to it. The idea and the words are those of async-task
+// (https://github.com/smol-rs/async-task).
 //
+//     #include <deque>
 //     #include <ringlet/task.hpp>
 //     ringlet::task<int> answer() { co_return 42; }
 //     std::deque<ringlet::runnable> queue;
@@ -91,10 +94,11 @@ struct task_cancelled : std::exception {
 class frame_pool {
 public:
     // From now on memory comes from `memory`; nullptr is the heap again. With a
-    // monotonic_buffer_resource over a static array, and the null resource behind it, nothing is
-    // ever taken from the heap: when the array is used up, std::bad_alloc leaves the call that
-    // creates the coroutine. The resource gets its blocks back at the next call: so it must live
-    // until then, or as long as the thread. Throws std::logic_error while one of them is in use.
+    // monotonic_buffer_resource over a static array, and the null resource behind it, no frame, job
+    // or operation ever takes from the heap (exceptions do, and vectors of tasks): when the array
+    // is used up, std::bad_alloc leaves the call that creates the coroutine. The resource gets its
+    // blocks back at the next call: so it must live until then, or as long as the thread. Throws
+    // std::logic_error while one of them is in use.
     static void use(std::pmr::memory_resource* memory) {
         trim();
         if (taken) throw std::logic_error("ringlet::frame_pool::use: a frame or job is alive");
@@ -173,7 +177,7 @@ template <class T> struct pool_allocator {
 };
 
 // For std::unique_ptr: what the end of the pointer means. Every owner of a frame or a job is one,
-// with a member function of the object in the place of delete: so no exception can leak either.
+// with a member function of the object in the place of delete: so an exception leaks neither.
 template <auto Member> struct ends_with {
     void operator()(auto* p) const noexcept(noexcept((p->*Member)())) { (p->*Member)(); }
 };
@@ -199,7 +203,7 @@ template <class T> struct scoped {
 //     await_ready() sets the timer
 //     suspend()     notes the frame, the place and the wait
 //     run()         returns; the thread is the executor's again, which runs other jobs
-//     let_go()      20 ms later, from the timer: the job is SCHEDULED, its runnable is in the queue
+//     let_go()      20 ms later, from the timer: the job is SCHEDULED, and in the executor's queue
 //     run()         resumes the frame after the co_await
 //
 // and if it is cancelled during those 20 ms:
@@ -207,8 +211,9 @@ template <class T> struct scoped {
 //     cancel()      asks the wait: interrupt() unlinks the timer and says true, so let_go()
 //     run()         destroys the outermost frame, and so all frames inside, instead of resuming
 //
-// It is destroyed in run(), and not in cancel(), so that destructors never run on the stack of
-// whoever cancels, who may be in the middle of something, or be a frame of that very job.
+// It is destroyed in run(), and not in cancel(), so that destructors do not run on the stack of
+// whoever cancels, who may be in the middle of something, or be a frame of that very job. (A
+// schedule function that runs or drops the runnable on the spot gives that up.)
 //
 // Two waits that come later are spoken of here already: a group (chapter 6) waits for child jobs,
 // and a channel (executor.hpp) is a queue between tasks.
@@ -232,7 +237,7 @@ struct ring {
         before->after = this;
     }
     void unlink() { after->before = before, before->after = after; }
-    // Calls f(member) for each, which may leave meanwhile.
+    // Calls f(member) for each. That one may leave meanwhile, the others must stay.
     template <class Member> void each(auto f) const {
         for (ring *r = after, *next; r != this; r = next)
             next = r->after, f(static_cast<Member&>(*r));
@@ -283,7 +288,7 @@ inline void append_place(std::string& out, source place) {
 //   phase       whoever takes an arrow of the diagram; its bits are named below
 //   budget      how many more waits may be over at once (channels, sleeps of no time) before the
 //               job yields; a wait that was not fills it up
-//   held        spawn; the handle, when it goes
+//   held        spawn; the handle, when it goes: is there one?
 //   cancelled   cancel
 //   stopping    cancel, and a section's stop: what runs now is to end at its next suspension; the
 //               end of that section takes it back
@@ -295,17 +300,19 @@ inline void append_place(std::string& out, source place) {
 //   next        the executor's queue, while the job is in it
 //   by          spawn: where it runs; a child runs where its parent does
 //   root        spawn: the outermost frame
-//   point       the await that suspends: the innermost
+//   point       the await that suspends, the innermost; what ends, a frame or a section: where the
+//               job goes on
 //   waiting     the await: what the job waits for; nullptr: a waker
 //   watcher     the await of the handle, or the group: who is told of the job's end
 //   parent      the group: whose child it is
 //   inner       the await that is a section: the innermost one
 //   where       the await that suspends: its place; spawned: the spawn's
 struct job : pooled, ring {
-    // The phase. SCHEDULED: a runnable exists; with `fulfilled`, the wait has a result, and even a
-    // cancelled job is resumed. SUSPENDED: IDLE. ENDED: the frames are gone. None of these:
-    // RUNNING; then `woken`: schedule at the end of the run; `returned`: a frame has returned to
-    // the one at `point`; `look`: more is to be seen to at the end of the run.
+    // The phase. SCHEDULED: a runnable exists, or the job is in the queue of an executor that needs
+    // none; with `fulfilled`, the wait has a result, and even a cancelled job is resumed.
+    // SUSPENDED: IDLE. ENDED: the frames are gone. None of these: RUNNING; then `woken`: schedule
+    // at the end of the run; `returned`: a frame has returned to the one at `point`; `look`: more
+    // is to be seen to at the end of the run.
     static constexpr std::uint8_t scheduled = 1, suspended = 2, ended = 4, fulfilled = 8;
     static constexpr std::uint8_t woken = 16, returned = 32, look = 64;
     static constexpr std::int16_t full_budget = 128;
@@ -342,11 +349,12 @@ struct job : pooled, ring {
     bool is(std::uint8_t phases) const { return phase & phases; }
     const ring* children() const { return waiting ? waiting->children() : nullptr; }
 
-    // The three ends of a run, in the order of how often they come: the job has yielded (scheduled
-    // and woken, by itself); it waits (suspended); or there is something to be seen to: it has
-    // ended, a frame has returned to one that waited for it, it was woken or cancelled while it
-    // ran. A cancelled job is resumed only for a result: what was read or received is not thrown
-    // away.
+    // The three ends of a run, the cheapest first, which would feel another test the most: the job
+    // has yielded (it says itself that it is scheduled and woken: yield_now in executor.hpp); it
+    // waits (suspended); or there is something to be seen to: it has ended, a frame has returned to
+    // one that waited for it, it was woken or cancelled while it ran. A cancelled job is resumed
+    // only for a result: what was read or received is not thrown away. Where the outermost frame
+    // has returned, `point` is the job's own address, which no frame has.
     //
     // Runs the job to its next suspension. If it was woken meanwhile it is scheduled again, and the
     // answer is true; `requeue` does that after a yield, and `unless_idle` is told of a run that
@@ -368,8 +376,8 @@ struct job : pooled, ring {
     }
 
     // For awaits: the frame h, at `place`, waits for w from now on (nullptr: for a waker), once
-    // start() has begun the wait. What start() wakes runs after this run, not inside it. `begins`
-    // is false where the wait must not begin, since the job is to end here.
+    // start() has begun the wait. If that wakes the job again, it counts at the end of this run.
+    // `begins` is false where the wait must not begin, since the job is to end here.
     [[gnu::always_inline]] void suspend(
         std::coroutine_handle<> h, source place, wait* w, bool begins, auto start) {
         point = h;
@@ -453,9 +461,10 @@ private:
         point = inner->caller;
         return inner->drop(), recheck();
     }
-    // After a run that has not simply suspended. First the frames that have returned: each goes on
-    // in the one that awaited it, here in a loop and not by a call from within, so that the stack
-    // does not grow with the depth. Then a cancel; then a wake.
+    // After a run that has not simply suspended. First the frames that have returned, as in run(),
+    // which knows only the case where nothing else has happened: each goes on in the one that
+    // awaited it, here in a loop and not by a call from within, so that the stack does not grow
+    // with the depth. Then a cancel; then a wake.
     [[gnu::noinline]] bool settle() {
         while (is(returned)) {
             if (point.address() == this) return end(false), false;
@@ -483,7 +492,7 @@ private:
     // is the first to go, as with functions when an exception passes.
     [[gnu::noinline]] void end(bool early) {
         lost |= early;
-        if (lost) phase = 0, inner = nullptr;  // as if it ran: wakers that go with the frames wait
+        if (lost) phase = 0, inner = nullptr;  // as if it ran: a last waker may go with the frames
         root.destroy();
         unlink();  // before the watcher is told: a group asks whether this was the last
         phase = ended;
@@ -518,9 +527,9 @@ private:
 // resume it, to destroy it, to ask whether it is done, and to find the promise.
 //
 // What co_await does with the object behind it, the awaiter: it calls await_ready, and if that says
-// false suspends the frame and calls await_suspend with its handle. Where that says false, or when
-// the frame is resumed, the co_await has the value of await_resume. The first and the last
-// suspension of a coroutine are such awaits too.
+// false suspends the frame and calls await_suspend with its handle. Where await_ready says true, or
+// await_suspend false, or when the frame is resumed, the co_await has the value of await_resume.
+// The first and the last suspension of a coroutine are such awaits too.
 //
 //     task<int> inner();
 //     task<int> outer() { co_return 1 + co_await inner(); }
@@ -616,6 +625,7 @@ public:
         void destroy() { frame().destroy(); }
     };
     // Runs the task as a part of the awaiting one; gives its value or rethrows its exception.
+    // Throws std::logic_error if it has been awaited or spawned already.
     auto operator co_await() && { return awaiter(take()); }
     void operator co_await() & = delete;  // it is used up: write co_await std::move(task)
 
@@ -653,7 +663,7 @@ private:
 //
 // What everybody but the job itself sees of it. Who holds what:
 //
-//     the schedule function, then the executor's queue    the runnable: at most one exists
+//     the schedule function, then whose queue it fills    the runnable: at most one exists
 //     whoever was handed one by suspend                   wakers: any number
 //     the task that spawned it                            the join_handle: one, or none
 //
@@ -792,7 +802,8 @@ private:
 // Makes a job of the task. `schedule` is called as schedule(runnable) or schedule(runnable,
 // schedule_info) each time the job becomes runnable; it lives until the job has ended and its
 // handle and wakers are gone, and must not throw. This queues nothing: schedule or run the
-// runnable. One allocation beside the task's frame; throws std::bad_alloc.
+// runnable. One allocation beside the task's frame. Throws std::bad_alloc, and std::logic_error for
+// a task that has been awaited or spawned already.
 template <class T, class S>
 requires(std::is_invocable_v<S&, runnable> || std::is_invocable_v<S&, runnable, schedule_info>)
     std::pair<runnable, join_handle<T>> spawn(
@@ -923,9 +934,9 @@ struct [[nodiscard]] cancel_query : std::suspend_never {
 //
 // A cancelled owner is resumed only by a full result, or by a shielded child's exception.
 struct [[nodiscard]] group : waits<group> {
-    // Who must end well for the group to have a result: all, and the first that does not cancels
-    // the rest; any, and the first that ends, well or not, cancels the rest; the one child of a
-    // shield, which its owner's cancel does not reach.
+    // Who must end well for the group to have a result, and who stops the rest. all: every child;
+    // the first that fails. any: one of them; the first that ends, well or not. shield: its one
+    // child, which the owner's cancel does not reach.
     enum policy : std::uint8_t { all, any, shield };
 
     ring members;              // that have not ended
@@ -1016,16 +1027,18 @@ template <class T> struct [[nodiscard]] shielded final : group {
 }  // namespace detail
 
 // Waits for anything: once the job is suspended it calls hand_over(waker), and goes on when that
-// waker is woken. Gives what hand_over returned, throws what it threw.
+// waker is woken. Gives what hand_over returned, throws what it threw. In a job that is to stop
+// hand_over is not called.
 template <class F>
 requires std::is_invocable_v<F&, waker>
 auto suspend(F hand_over) { return detail::suspension<F>(std::move(hand_over)); }
 
 // Runs a task, or another awaitable, to its end even if the awaiting job is cancelled meanwhile, or
 // has been cancelled already; the cancel takes effect at the first suspension after it. For cleanup
-// that has to await, and for what must be finished once it is begun. Gives the task's value. Costs
-// a job: it is a group of one. (Jobs that it spawns are not shielded: to share its work out it uses
-// when_all or scope.)
+// that has to await, and for what must be finished once it is begun. Gives the task's value, or
+// rethrows its exception. Costs a job: it is a group of one. (Jobs that it spawns are not shielded:
+// to share its work out it uses when_all or scope. And where it waits at an executor's end for what
+// can never come, it is cancelled all the same.)
 template <detail::awaitable A> auto shield(A work) {
     return detail::shielded<detail::await_result<A>>(detail::as_task(std::move(work)));
 }

@@ -11,7 +11,7 @@
 //
 //     (1) co_await                  (2) timers::park                  (3) timers::expire
 //     computed ---> in the heap ---> the earliest bounds the sleep ---> the sleeper is runnable, or
-//                       |                                         the timeout stops what it is around
+//                       |                                       the timeout stops what it is around
 //                       +--- (4) the job is cancelled, or the work is done: unlinked, at once
 //
 // A program with 10,000 connections has 10,000 timeouts, almost all of which are cancelled: so what
@@ -23,7 +23,7 @@
 //
 // Deadlines are counted from the call, and kept as points on the monotonic clock: so a loop that
 // takes its time does not add to them, and none is ever early. The clock is read once for each
-// deadline that is computed, and once a look if nobody else has, or it slept: 30 ns, five yields.
+// deadline that is computed, and once a look if nobody else has, or it slept: 30 ns, six yields.
 #pragma once
 
 #include "reactor.hpp"
@@ -43,7 +43,7 @@ class timers;
 // next deadline when nothing is runnable and the ring has nothing to give: ten minutes of retries
 // pass in microseconds, and always in the same way. (What takes real time outside is not waited
 // for: files, which the kernel's workers look after, other processes.) It starts at the real time.
-// One at a time.
+// One at a time: a second one on a thread is a std::logic_error.
 class virtual_time {
 public:
     using time_point = std::chrono::steady_clock::time_point;
@@ -94,10 +94,10 @@ struct timer_node {
 
 }  // namespace detail
 
-//               3             Each deadline is no later than the four below it, so the first is the
-//        /   /     \   \        earliest. In an array: those below place i are at 4 i + 1 to 4 i + 4.
-//       5   8       4   9       To set one, it rises from the end past all that are later; where one
-//    / | | \                   leaves, the last takes its place, and rises or sinks from there.
+//               3           Each deadline is no later than the four below it, so the first is the
+//        /   /     \   \      earliest. In an array: those below place i are at 4 i + 1 to 4 i + 4.
+//       5   8       4   9     To set one, it rises from the end past all that are later; where one
+//    / | | \                 leaves, the last takes its place, and rises or sinks from there.
 //   7  6 9  8
 //
 // The timers of an executor, in front of its reactor: whoever parks, parks here first. Made by the
@@ -149,9 +149,9 @@ public:
         if (size && (!time || until != now)) time = detail::monotonic();  // it may have slept
         return expire(time), hope;
     }
-    // On a virtual clock the reactor does not sleep: it looks, and if nothing has come the clock
-    // goes to the next deadline, whatever is still in flight; only calls on other threads hold it
-    // back (executor::outside).
+    // On a virtual clock the reactor looks, and does not sleep while a deadline is set: if nothing
+    // has come the clock goes to the next one, whatever is still in flight. Only calls on other
+    // threads hold it back (executor::outside): then, and without a deadline, it sleeps as usual.
     [[gnu::noinline]] bool park_or_jump(std::int64_t until) {
         const bool jumps = until != now && !ex.outside;
         const bool hope = io.park(jumps ? now : until);
@@ -285,7 +285,9 @@ template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_n
 }  // namespace detail
 
 // Waits for at least `d` on the monotonic clock, counted from this call. Zero or less does not
-// block. A time too long to be counted is never over. Costs no system call of its own.
+// block. A time too long to be counted is never over. Costs no system call of its own. An
+// executor's first sleep or timeout makes its ring, however short it is: the await throws
+// std::system_error where io_uring is refused.
 template <class Rep, class Period> auto sleep_for(std::chrono::duration<Rep, Period> d) {
     return detail::sleep(detail::after(d));
 }

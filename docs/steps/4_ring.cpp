@@ -36,7 +36,7 @@ struct task {
     explicit task(promise_type& p) : frame(frame.from_promise(p)) {}
 };
 
-// Job, runnable and waker are those of step 3.
+// Job, runnable and waker are those of step 3, cut down to what this step needs.
 struct job : std::enable_shared_from_this<job> {
     enum { scheduled, running, woken, idle, ended } phase = scheduled;
     std::coroutine_handle<> frame;

@@ -40,8 +40,7 @@ struct task {
     explicit task(promise_type& p) : frame(frame.from_promise(p)) {}
 };
 
-// Job and runnable are those of step 3, and a waker too; who ends a job before its time calls
-// end().
+// Job and runnable are those of step 3, cut down. Who ends a job before its time calls end().
 struct wait;
 struct job : std::enable_shared_from_this<job> {
     enum { scheduled, running, woken, idle, ended } phase = scheduled;
@@ -88,8 +87,8 @@ struct runnable {
 
 // ---- Timers -------------------------------------------------------------------------------------
 //
-// One heap in user space, sorted by time: its earliest deadline is the one timeout of the loop's
-// sleep. A timer of the kernel for each would cost ten times as much.
+// One list in user space, sorted by time (a multimap serves as the heap): its earliest deadline is
+// the one timeout of the loop's sleep. A timer of the kernel for each would cost ten times as much.
 using heap = std::multimap<clock::time_point, std::function<void()>>;  // what to do, and when
 struct executor {
     std::deque<runnable> queue;
