@@ -1,6 +1,8 @@
 // recipes/mutex.hpp: exclusion, order, and that no permit is lost, whoever is cancelled and when.
 #include <doctest/doctest.h>
 
+#include <memory_resource>
+#include <new>
 #include <ringlet/recipes/mutex.hpp>
 #include <ringlet/timer.hpp>
 #include <vector>
@@ -139,4 +141,67 @@ TEST_CASE("who waits for a semaphore that is destroyed gets channel_closed") {
     };
     block_on(root());
     CHECK(closed == 2);
+}
+
+TEST_CASE("to give a permit back takes no memory, even where there is none left") {
+    class limited final : public std::pmr::memory_resource {
+    public:
+        long left = 1'000'000;
+
+    private:
+        void* do_allocate(std::size_t n, std::size_t alignment) override {
+            if (left-- <= 0) throw std::bad_alloc();
+            return std::pmr::new_delete_resource()->allocate(n, alignment);
+        }
+        void do_deallocate(void* p, std::size_t n, std::size_t alignment) override {
+            std::pmr::new_delete_resource()->deallocate(p, n, alignment);
+        }
+        bool do_is_equal(const memory_resource& other) const noexcept override {
+            return this == &other;
+        }
+    } memory;
+    ringlet::frame_pool::use(&memory);
+    bool used_up = false;
+    auto root = [&]() -> task<> {
+        mutex m;
+        ringlet::channel<char> filled(1'000'000);
+        {
+            auto lock = co_await m.lock();
+            memory.left = 0;
+            try {
+                for (;;) filled.try_send('x');
+            } catch (const std::bad_alloc&) { used_up = true; }
+        }
+        memory.left = 1'000'000;
+        auto again = m.try_lock();
+        CHECK(again.has_value());
+    };
+    block_on(root());
+    CHECK(used_up);
+    ringlet::frame_pool::use(nullptr);
+}
+
+TEST_CASE(
+    "a loop over a mutex that is free lets the others run, and loses none if it is cancelled there") {
+    mutex m;
+    int rounds = 0, others = 0;
+    auto loops = [&]() -> task<> {
+        for (;;) {
+            auto lock = co_await m.lock();
+            ++rounds;
+        }
+    };
+    auto root = [&]() -> task<> {
+        auto h = ringlet::spawn(loops());
+        for (; others < 5; ++others) co_await yield_now();
+        CHECK(rounds >= 4 * 127);
+        CHECK(rounds <= 6 * 128);
+        auto nobody = co_await std::move(h)
+                          .cancel();  // where it yields, with the lock in its hands
+        CHECK_FALSE(nobody);
+        auto lock = m.try_lock();
+        CHECK(lock.has_value());
+    };
+    block_on(root());
+    CHECK(others == 5);
 }

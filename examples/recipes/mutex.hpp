@@ -8,9 +8,9 @@
 //     }
 //
 // Tasks of one executor need no mutex for what happens between two awaits: nobody else runs there.
-// They need one for what holds across an await. Both are a channel, with permits as its items: so
-// whoever waits is served in turn, and a task that is cancelled while it waits, or just as a permit
-// is handed to it, loses none.
+// They need one for what holds across an await. Both are a count, and a channel for those that it
+// is not enough for: so whoever waits is served in turn, and a task that is cancelled while it
+// waits, or just as a permit is handed to it, loses none. To give one back takes no memory.
 #pragma once
 
 #include <ringlet/executor.hpp>
@@ -28,30 +28,38 @@ public:
         permit& operator=(permit other) noexcept { return std::swap(of, other.of), *this; }
         ~permit() { reset(); }
         void reset() {
-            if (of) std::exchange(of, nullptr)->free.try_send(nothing());
+            if (of) std::exchange(of, nullptr)->give();
         }
 
     private:
         semaphore* of;
     };
 
-    explicit semaphore(std::size_t n) : free(n) {
-        while (n-- > 0) free.try_send(nothing());
-    }
+    explicit semaphore(std::size_t n) : free(n) {}
     // Waits for a permit, first come first served. (A template, as all coroutines in headers are.)
     template <class = void> task<permit> acquire() {
-        const auto got = co_await free.recv();
-        if (!got) throw channel_closed();
+        auto got = try_acquire();
+        const bool yields = got && ++taken % 128 == 0;  // so that a loop lets the others run
+        if (yields) co_await yield_now();
+        if (got) co_return std::move(*got);
+        const auto handed = co_await waiting.recv();
+        if (!handed) throw channel_closed();
         co_return permit(*this);
     }
     // Without waiting.
     std::optional<permit> try_acquire() {
-        if (free.try_recv()) return permit(*this);
-        return std::nullopt;
+        if (!free) return std::nullopt;
+        --free;
+        return permit(*this);
     }
 
 private:
-    channel<nothing> free;
+    void give() {
+        if (!waiting.try_send(true)) ++free;
+    }
+    std::size_t free;
+    unsigned taken = 0;
+    channel<bool> waiting{0};
 };
 
 // A semaphore of one.
