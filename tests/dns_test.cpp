@@ -112,7 +112,7 @@ TEST_CASE("what cannot be found is an error with the name in it") {
             FAIL("found");
         } catch (const resolve_error& e) {
             CHECK(e.code == EAI_SERVICE);
-            CHECK(support::contains(e.what(), host));
+            CHECK(support::contains(e.what(), "no-such-service"));
         }
     }
     CHECK_THROWS_AS(block_on(resolve("two words", "80")), resolve_error);

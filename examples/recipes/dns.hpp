@@ -62,7 +62,7 @@ template <class = void> task<endpoints> resolve(std::string host, std::string se
     const auto ask = [&] { return detail::look_up(host, service, 0, list); };
     int error = detail::look_up(host, service, AI_NUMERICHOST, list);
     if (error == EAI_NONAME) error = co_await unblock(ask);
-    if (error) throw resolve_error(host, error);
+    if (error) throw resolve_error(error == EAI_SERVICE ? service : host, error);
     co_return list;
 }
 

@@ -86,7 +86,8 @@ public:
             connection c = co_await shots->next();
             if (!(c.flags & IORING_CQE_F_MORE)) shots.reset();
             if (c.fd) co_return std::move(c.fd);
-            if (!exhausted(c.error) && !passing(c.error)) detail::fail(c.error, "accept");
+            if (!exhausted(c.error) && !passing(c.error))
+                detail::fail(c.error, "accept on descriptor " + std::to_string(listener));
             if (exhausted(c.error)) co_await sleep_for(std::chrono::milliseconds(10));
         }
     }
