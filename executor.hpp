@@ -69,7 +69,8 @@ struct deadlock : std::runtime_error {
 // A job as the hooks see it. `id` is its own as long as it lives.
 struct job_info {
     const void *id, *parent;  // parent: of a child in a group, else nullptr
-    source spawned, where;    // the place of the spawn, and of the last co_await that suspended
+    std::source_location spawned,
+        where;  // the place of the spawn, and of the last co_await that suspended
 };
 // For tracers, counters and stall warnings. on_spawn: a task has been queued (a child in a group:
 // it is about to run first). before_run, after_run: around each run. on_finish: its frames are
@@ -89,52 +90,43 @@ struct executor_hooks {
 
 namespace detail {
 
-// First in, first out, linked by job::next; the last job's is written when another follows, or when
-// the queue is taken. `end` is where the next link goes: into the last job, or, if the queue is
-// empty, into `first`. So push needs no test, and append is a few stores, however long they are.
+// First in, first out, linked by job::next, in two parts. Those from `next` on are in line; those
+// from `first` on have come since, and are the next line when this one is at its end. `end` is
+// where the next link goes: into the last job, or, if there is none, into `first`. So push needs no
+// test, append is a few stores, however long they are, and pop asks who has come only when the line
+// is at its end.
 //
-//     first --> job --> job --> job        end --> the third job's next
+//     next --> job --> job --> nullptr        first --> job --> job        end --> that job's next
 struct run_queue {
-    job *first, **end = &first;
-    bool empty() const { return end == &first; }
+    job *next = nullptr, *first, **end = &first;
+    bool empty() const { return !next && end == &first; }
     void push(job& j) {
         *end = &j;
         end = &j.next;
     }
+    job* pop() {
+        if (!next) {
+            if (end == &first) return nullptr;
+            *std::exchange(end, &first) = nullptr;
+            next = first;
+        }
+        return std::exchange(next, next->next);
+    }
     void append(run_queue& other) {
-        if (other.empty()) return;
+        if (other.end == &other.first) return;  // nobody pops there: it has no line
         *end = other.first;
         end = std::exchange(other.end, &other.first);
     }
 };
-// All jobs of a queue, taken at once: so the next one is at hand without a look into the queue,
-// which saves a tenth of a yield. Those that are not popped go back to the queue's front.
-struct batch {
-    run_queue& from;
-    job *next = nullptr, **end = nullptr;
-    explicit batch(run_queue& q) : from(q) {}
-    ~batch() {
-        if (!next) return;
-        *end = from.first;
-        from.first = next;
-        if (from.empty()) from.end = end;
-    }
-    bool refill() {
-        if (from.empty()) return false;
-        next = from.first;
-        end = std::exchange(from.end, &from.first);
-        *end = nullptr;
-        return true;
-    }
-    job& pop() { return *std::exchange(next, next->next); }
-};
 
 // Calls f inside the task: f and its arguments live in the frame, as long as the task does. A
 // lambda that is a coroutine keeps its captures in the lambda object, not in its frame: so somebody
-// has to keep the lambda, and here it is a parameter.
+// has to keep the lambda, and here it is a parameter. What an argument is converted to has to live
+// as long as the await: so only pointers to members are called by way of std::apply.
 template <class F, class... A>
 task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
-    co_return co_await std::apply(f, std::forward_as_tuple(std::move(args)...));
+    if constexpr (requires { f(std::move(args)...); }) co_return co_await f(std::move(args)...);
+    else co_return co_await std::apply(f, std::forward_as_tuple(std::move(args)...));
 }
 
 }  // namespace detail
@@ -165,21 +157,23 @@ public:
     // time (timer.hpp) stands still.
     unsigned outside = 0;
 
+    // The pool of this thread is made first: an executor that is thread_local gives its frames back
+    // to it.
+    executor() { frame_pool::deallocate(frame_pool::allocate(1), 1); }
     ~executor();
 
     // The task, or another awaitable, goes to the end of the queue. Gives its handle. Throws
     // std::bad_alloc, and std::logic_error for a task that has been awaited or spawned already.
     template <detail::awaitable A>
-    [[gnu::always_inline]] auto spawn(A work, source place = source::current()) {
-        auto task = detail::as_task(std::move(work));
-        return join_handle(start(task, place));
+    [[gnu::always_inline]] auto spawn(A work, detail::source place = detail::source::current()) {
+        return join_handle(start(detail::as_task(std::move(work)), place));
     }
     // Runs until `root` has ended, and gives its value or rethrows its exception. The other tasks
     // stay, for the next call. The exception of a detached task leaves here too, when the root has
-    // been cancelled and is gone; another one that comes until then, at the beginning of the next
+    // been cancelled and is gone; the first that comes until then, at the beginning of the next
     // call. Throws deadlock; and std::logic_error inside a running executor.
     template <detail::awaitable A>
-    detail::await_result<A> run(A root, source place = source::current());
+    detail::await_result<A> run(A root, detail::source place = detail::source::current());
     // Runs one job, if one is runnable or becomes so without blocking. For the loops of others: a
     // program that has one already, a game or a window system, calls this from there until it says
     // false, and then sleeps in its own way: with poll(), say, on the descriptor of the reactor
@@ -189,7 +183,7 @@ public:
     bool try_tick();
     // Has every task ended?
     bool empty() const { return jobs.empty(); }
-    // Is none runnable? To be asked between runs: who waits in the turn that runs is not counted.
+    // Is none runnable?
     bool idle() const { return ready.empty() && later.empty(); }
     // Appends a line for each live task: where it was spawned, and what it waits for, and where.
     void dump(std::string& out) const { list(jobs, out, 1); }
@@ -201,7 +195,7 @@ private:
     // Inlined where T is known: the compiler then sees the job it fills in, which saves a tenth of
     // a spawn.
     template <class T>
-    [[gnu::always_inline]] detail::job_of<T>& start(task<T>& work, source place) {
+    [[gnu::always_inline]] detail::job_of<T>& start(task<T>&& work, detail::source place) {
         using started = detail::job_of<T>;
         auto& job = *new started(started::frame_of(work).release(), *this, place, &jobs);
         ready.push(job);
@@ -219,9 +213,8 @@ private:
         const detail::scoped restores(detail::job::current, detail::job::current);
         const bool hooked = hooks.on_spawn || hooks.before_run || hooks.after_run
             || hooks.on_finish;
-        detail::batch some(ready);
-        for (; limit && (some.next || some.refill()); --limit) {
-            detail::job& j = *(detail::job::current = &some.pop());
+        for (detail::job* next; limit && (next = ready.pop()); --limit) {
+            detail::job& j = *(detail::job::current = next);
             const auto requeue = [&] { later.push(j); };
             const auto unless_idle = [&] {
                 if (root && root->is(detail::job::ended)) limit = 1;  // this run was the last
@@ -269,23 +262,18 @@ private:
 
     detail::run_queue ready, later;  // later: those that were woken while they ran
     detail::ring jobs;
-    std::list<std::exception_ptr> late;  // of detached tasks, for the next run
+    std::exception_ptr late;  // of a detached task, for the next run
     unsigned ticks = 0;
     inline static constinit thread_local executor* running = nullptr;
 };
 
-template <detail::awaitable A> detail::await_result<A> executor::run(A root, source place) {
+template <detail::awaitable A> detail::await_result<A> executor::run(A root, detail::source place) {
     if (running)
         throw std::logic_error("ringlet: block_on, or executor::run, in a running executor would "
                                "block it: co_await the task, or spawn it");
     const detail::scoped here(running, self());
-    if (!late.empty()) {
-        const std::exception_ptr error = late.front();
-        late.pop_front();
-        std::rethrow_exception(error);
-    }
-    auto work = detail::as_task(std::move(root));
-    auto& job = start(work, place);
+    if (late) std::rethrow_exception(std::exchange(late, nullptr));
+    auto& job = start(detail::as_task(std::move(root)), place);
     const join_handle handle(job);
     try {
         drive(job);
@@ -335,9 +323,10 @@ inline void executor::end(detail::job* only) {
             do turn(64, only);
             while (!only && !ready.empty());
             if ((only ? only->is(detail::job::ended) : !asked) || look()) continue;
-        } catch (...) {
-            if (only) late.push_back(std::current_exception());
-            if (!asked) continue;  // it was a task's; else look's, so that nothing will come
+        } catch (...) {  // a task's, or look's: then nothing will come
+            if (only && !late) late = std::current_exception();
+            ready.append(later);  // which look has not done
+            if (!asked || !idle()) continue;
         }
         give_up(only ? *only : static_cast<detail::job&>(*jobs.after));
     }
@@ -363,7 +352,8 @@ inline void executor::list(const detail::ring& jobs, std::string& out, std::size
         detail::append_place(out += " at ", j.awaits_at());
         for (const detail::section* s = j.inner; s; s = s->outer)
             if (!s->over())
-                s->describe(out += ", in "), detail::append_place(out += " at ", s->where);
+                s->describe(out += ", in "),
+                    detail::append_place(out += " at ", j.place_of(s->where, s->outer));
         out += '\n';
         if (j.children()) list(*j.children(), out, depth + 1);
     });
@@ -403,7 +393,8 @@ struct [[nodiscard]] yield_awaiter : std::suspend_always {
 // the root's value or rethrows its exception. What is still alive then is cancelled. The exception
 // of a detached task leaves here too, and cancels the root. Throws deadlock, and std::logic_error
 // inside a running executor.
-template <detail::awaitable A> decltype(auto) block_on(A root, source place = source::current()) {
+template <detail::awaitable A>
+decltype(auto) block_on(A root, detail::source place = detail::source::current()) {
     executor ex;
     return ex.run(std::move(root), place);
 }
@@ -412,7 +403,7 @@ template <detail::awaitable A> decltype(auto) block_on(A root, source place = so
 // dropping that cancels the task, detach() lets it go on. Throws std::logic_error where no executor
 // runs, and what executor::spawn throws.
 template <detail::awaitable A>
-[[gnu::always_inline]] inline auto spawn(A work, source place = source::current()) {
+[[gnu::always_inline]] inline auto spawn(A work, detail::source place = detail::source::current()) {
     return detail::running_executor().spawn(std::move(work), place);
 }
 // Spawns f(args...), a task, with copies of f and of args in its frame: the safe way to spawn a
@@ -420,7 +411,7 @@ template <detail::awaitable A>
 // of the spawn is that of the running task's last co_await: they leave no room for a default.
 template <class F>
 requires std::is_invocable_v<F&>
-auto spawn(F f, source place = source::current()) {
+auto spawn(F f, detail::source place = detail::source::current()) {
     return spawn(detail::call(std::move(f)), place);
 }
 template <class F, class A, class... B>
@@ -434,8 +425,6 @@ auto spawn(F f, A a, B... b) {
 inline auto yield_now() { return detail::yield_awaiter(); }
 
 // ---- 4. Waiting together ------------------------------------------------------------------------
-
-class scope_ref;
 
 namespace detail {
 
@@ -466,17 +455,16 @@ template <class... X> auto each(std::tuple<X...>& all, auto f) {
 }
 template <class X> auto each(std::vector<X>& all, auto f) {
     using Y = decltype(f(all[0]));
-    constexpr bool refers = std::is_reference_v<Y>;
-    std::vector<std::conditional_t<refers, std::remove_reference_t<Y>*, Y>> out;
+    std::vector<typename result<Y>::place> out;
     for (auto& x : all)
-        if constexpr (refers) out.push_back(&f(x));
+        if constexpr (std::is_reference_v<Y>) out.push_back(&f(x));
         else out.push_back(f(x));
     return out;
 }
 
 template <bool Any, class Tasks> struct [[nodiscard]] joined final : group {
     static auto adding(group& g) {
-        return [&g]<class T>(task<T>& one) { return owned<T>(&g.add(one)); };
+        return [&g](auto& one) { return g.add(std::move(one)); };
     }
     Tasks work;
     decltype(each(std::declval<Tasks&>(), adding(std::declval<group&>()))) jobs;
@@ -497,29 +485,9 @@ template <bool Any> auto join(auto awaitables) {
     return joined<Any, decltype(tasks)>(std::move(tasks));
 }
 
-// The body is a child as well, the only one with a handle. The others are spawned in it, or in each
-// other, and nobody takes their values.
-template <class F> struct [[nodiscard]] scoping final : group {
-    using T = await_result<std::invoke_result_t<F&, scope_ref>>;
-    F body;
-    owned<T> main;
-    explicit scoping(F f) : group("scope", all), body(std::move(f)) {}
-    bool await_ready() {
-        auto work = as_task(body(scope_ref(*this)));
-        return main.reset(&add(work)), false;
-    }
-    T await_resume() { return check(), main->take(); }
-    void finished(job& j) noexcept override {
-        const bool child = &j != main.get();
-        if (child && !j.failed) j.discard();  // a value may spawn into the scope as it goes
-        group::finished(j);
-        if (child) j.detach();
-    }
-};
-
 }  // namespace detail
 
-// Runs the tasks side by side, and gives a tuple of their values, `nothing` for a task<>. At the
+// Runs the tasks side by side, and gives a tuple of their values, an empty one for a task<>. At the
 // first exception the others are cancelled; it is rethrown when they have ended. Takes tasks or
 // other awaitables, or a vector of them, which gives a vector (of pointers, where they give
 // references). Costs a job for each.
@@ -548,9 +516,9 @@ class scope_ref {
 public:
     explicit scope_ref(detail::group& g) : group(&g) {}
     // The child goes to the end of the queue; its value is dropped.
-    template <detail::awaitable A> void spawn(A work, source place = source::current()) const {
-        auto child = detail::as_task(std::move(work));
-        auto& j = group->add(child);
+    template <detail::awaitable A>
+    void spawn(A work, detail::source place = detail::source::current()) const {
+        auto& j = *group->add(detail::as_task(std::move(work))).release();
         j.spawned = j.where = place;
         if (!group->owner || group->owner->waiting != group) return;  // the group has yet to start
         if (group->stopping) j.cancel();
@@ -560,6 +528,35 @@ public:
 private:
     detail::group* group;
 };
+namespace detail {
+
+// The body is a child as well, the only one with a handle. The others are spawned in it, or in each
+// other, and nobody takes their values.
+template <class F> struct [[nodiscard]] scoping final : group {
+    using T = await_result<std::invoke_result_t<F&, scope_ref>>;
+    F body;
+    scope_ref given{*this};  // to the body, which may take a reference
+    owned<T> main;
+    explicit scoping(F f) : group("scope", all), body(std::move(f)) {}
+    bool await_ready() {
+        given = scope_ref(*this);  // this may have been moved until now
+        return main = add(as_task(body(std::move(given)))), false;
+    }
+    T await_resume() { return check(), main->take(); }
+    void finished(job& j) noexcept override {
+        const bool child = &j != main.get();
+        if (child && !j.failed) {  // a value may spawn into the scope, or end others, as it goes:
+            j.join(members);       // so the job is a member until then
+            j.discard();
+            j.unlink();
+        }
+        group::finished(j);
+        if (child) j.detach();
+    }
+};
+
+}  // namespace detail
+
 //     std::vector<page> pages(urls.size());
 //     auto children = [&](ringlet::scope_ref s) -> ringlet::task<> {
 //         for (std::size_t i = 0; i < urls.size(); ++i) s.spawn(get(urls[i], pages[i]));
@@ -644,7 +641,7 @@ public:
     // Waits for an item. nullopt: the channel is closed, and empty.
     auto recv() { return receiving(*this); }
     // Without waiting. False: there is no room, and `value` is untouched. Throws channel_closed.
-    template <class U> bool try_send(U&& value) {
+    template <class U = T> bool try_send(U&& value) {
         if (closed) throw channel_closed();
         if (receivers.empty() && items.size() >= capacity) return false;
         if (receivers.empty()) return items.push_back(std::forward<U>(value)), true;

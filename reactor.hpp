@@ -76,14 +76,13 @@ public:
     explicit unique_fd(int descriptor = -1) noexcept : fd(descriptor) {}
     unique_fd(unique_fd&& other) noexcept : fd(other.release()) {}
     unique_fd& operator=(unique_fd other) noexcept { return std::swap(fd, other.fd), *this; }
-    ~unique_fd() { reset(); }
+    ~unique_fd() {
+        if (fd >= 0) ::close(fd);
+    }
 
     int get() const noexcept { return fd; }
     int release() noexcept { return std::exchange(fd, -1); }
-    void reset(int other = -1) noexcept {
-        if (fd >= 0) ::close(fd);
-        fd = other;
-    }
+    void reset(int other = -1) noexcept { *this = unique_fd(other); }
     explicit operator bool() const& noexcept { return fd >= 0; }
     explicit operator bool() && noexcept { return fd >= 0; }
     // Reads as a descriptor where one is wanted, but not from a temporary, which closes it.
@@ -273,6 +272,13 @@ private:
             if (e == -ENOMEM && (entries /= 2) >= 8) continue;
             refuse(-e);
         }
+        // Where a standard descriptor is closed, the ring must not take its place: who reads from
+        // it then would wait for himself.
+        const int low = ring.ring_fd, high = low < 3 ? ::fcntl(low, F_DUPFD_CLOEXEC, 3) : -1;
+        if (high >= 0) {
+            ::close(low);
+            ring.ring_fd = ring.enter_ring_fd = high;
+        }
         // Some who forbid io_uring forbid only its use: better told here than with work in flight.
         const bool waits = ring.features & IORING_FEAT_EXT_ARG;
         const auto fd = static_cast<unsigned>(ring.ring_fd);
@@ -439,6 +445,7 @@ struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>>, reactor::compl
     }
     // The same operation, whose await gives the number, also if that is an error. For those that
     // are nothing special: `int r = co_await io::recv(fd, buffer).result(); if (r <= 0) co_return;`
+    // A descriptor that comes so has no owner: whoever has the number closes it.
     auto result() && { return op<R, false, With, A...>(name, std::move(with)); }
 
     // The request is written here, where it can still throw: no ring, no room, a prepare that
@@ -643,9 +650,8 @@ template <class R = int, class Fill> auto op(Fill fill, const char* name = "io::
 // coroutines of the headers: inline functions may be emitted twice by g++, if they are coroutines.
 template <class = void> task<int> wait_pid(pid_t pid) {
     siginfo_t info;  // a process that is no child could be waited for as well, but has no status
-    const bool child = ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT)
-        == 0;
-    const unique_fd process(child ? static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)) : -1);
+    const int none = ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT);
+    const unique_fd process(none ? -1 : static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!process) detail::fail(errno, "wait_pid " + std::to_string(pid));
     co_await poll(process, POLLIN);
     int status = 0;

@@ -46,7 +46,6 @@
 // examples/own_executor.cpp.
 #pragma once
 
-#include <bit>
 #include <coroutine>
 #include <cstdint>
 #include <exception>
@@ -60,15 +59,10 @@
 
 namespace ringlet {
 
-using source = std::source_location;
-
 // What a schedule function may ask about the runnable that it is handed.
 struct schedule_info {
     bool woken_while_running = false;  // a yield, say: a fair executor lets all others go first
 };
-
-// What a task<> gives where a value is expected.
-struct nothing {};
 
 // What the await of a join_handle throws if its job was cancelled.
 struct task_cancelled : std::exception {
@@ -107,24 +101,19 @@ public:
     // A block of n bytes, aligned to 16. Throws what the resource throws, std::bad_alloc as a rule.
     static void* allocate(std::size_t n) {
         const std::size_t list = list_of(n);
-        return list < lists && free[list] ? pop(list) : refill(list < lists ? size_of(list) : n);
+        return list < lists && free[list] ? pop(list) : refill(list);
     }
     // Keeps a block of allocate(n) for the next frame of its size, if it is not larger than 64 KB.
     static void deallocate(void* p, std::size_t n) noexcept {
         const std::size_t list = list_of(n);
-        if (list >= lists) return give_back(p, n);
+        if (list >= lists) return give_back(p, list);
         *static_cast<void**>(p) = std::exchange(free[list], p);  // the first bytes link it
     }
 
 private:
-    static constexpr std::size_t step = 16, fine = 128, lists = fine + 6;
-    // In steps of 16 bytes up to 2 KB; for frames with a buffer in them, 4, 8, 16, 32 and 64 KB.
-    static constexpr std::size_t list_of(std::size_t n) {
-        return n <= fine * step ? (n + step - 1) / step : fine - 11 + std::bit_width(n - 1);
-    }
-    static constexpr std::size_t size_of(std::size_t list) {
-        return list <= fine ? list * step : std::size_t{1} << (list - fine + 11);
-    }
+    // List i is of blocks of 16 i bytes, up to 64 KB: there are frames with a buffer in them.
+    static constexpr std::size_t step = 16, lists = 4097;
+    static constexpr std::size_t list_of(std::size_t n) { return (n + step - 1) / step; }
     // Plain data: to reach it costs an instruction, and no test whether it has been constructed.
     inline static constinit thread_local void* free[lists]{};
     inline static constinit thread_local std::size_t taken = 0;  // blocks, those in lists included
@@ -138,24 +127,27 @@ private:
     }
     // The heap's blocks go back when the thread ends. To be told of that takes a few bytes of the
     // heap itself, which a program without one does not want; nor is its resource to be asked then.
-    [[gnu::noinline]] static void* refill(std::size_t n) {
+    [[gnu::noinline]] static void* refill(std::size_t list) {
         struct trimmer {
             ~trimmer() { upstream ? void() : trim(); }
         };
         if (!upstream) { [[maybe_unused]] static thread_local const trimmer at_thread_exit; }
-        void* const p = origin().allocate(n, step);
+        void* const p = origin().allocate(list * step, step);
         return ++taken, p;
     }
-    static void give_back(void* p, std::size_t n) noexcept {
-        --taken, origin().deallocate(p, n, step);
+    static void give_back(void* p, std::size_t list) noexcept {
+        --taken, origin().deallocate(p, list * step, step);
     }
     static void trim() noexcept {
         for (std::size_t list = 0; list < lists; ++list)
-            while (free[list]) give_back(pop(list), size_of(list));
+            while (free[list]) give_back(pop(list), list);
     }
 };
 
 namespace detail {
+
+using source = std::source_location;
+struct nothing {};  // what a task<> gives where a value is expected
 
 template <class T> struct job_of;
 template <class T, bool Try> struct join_wait;
@@ -171,7 +163,10 @@ template <class T> struct pool_allocator {
     using value_type = T;
     pool_allocator() = default;
     template <class U> pool_allocator(const pool_allocator<U>&) {}
-    T* allocate(std::size_t n) { return static_cast<T*>(frame_pool::allocate(n * sizeof(T))); }
+    T* allocate(std::size_t n) {
+        static_assert(alignof(T) <= 16, "ringlet: not for over-aligned types; use a pointer");
+        return static_cast<T*>(frame_pool::allocate(n * sizeof(T)));
+    }
     void deallocate(T* p, std::size_t n) { frame_pool::deallocate(p, n * sizeof(T)); }
     bool operator==(const pool_allocator&) const { return true; }
 };
@@ -338,9 +333,13 @@ struct job : pooled, ring {
     virtual std::exception_ptr discard() noexcept = 0;  // drops the result; gives the exception
 
     // Where it waits, and where it was spawned, for those who look. An await inside this file (in
-    // as_task) is no place of the program's: that is the section's, or the spawn's, or, of a child,
-    // the parent's. Cold: or the compiler would have it in the loop, for the hooks.
-    source awaits_at() const { return !here(where) ? where : inner ? inner->where : origin(); }
+    // as_task) is no place of the program's: that is the section's around it, or the spawn's, or,
+    // of a child, the parent's. Cold: or the compiler would have it in the loop, for the hooks.
+    source awaits_at() const { return place_of(where, inner); }
+    source place_of(source place, const section* around) const {
+        for (; around && here(place); around = around->outer) place = around->where;
+        return here(place) ? origin() : place;
+    }
     source origin() const { return here(spawned) && parent ? parent->awaits_at() : spawned; }
     [[gnu::cold]] static bool here(source place) {
         return std::string_view(place.file_name()) == source::current().file_name();
@@ -356,6 +355,9 @@ struct job : pooled, ring {
     // only for a result: what was read or received is not thrown away. Where the outermost frame
     // has returned, `point` is the job's own address, which no frame has.
     //
+    // Behind a frame that has returned the one that awaited it goes on, here in a loop and not by a
+    // call from within, so that the stack does not grow with the depth.
+    //
     // Runs the job to its next suspension. If it was woken meanwhile it is scheduled again, and the
     // answer is true; `requeue` does that after a yield, and `unless_idle` is told of a run that
     // has ended in neither a yield nor a wait: both are inlined into the executor's loop.
@@ -363,15 +365,17 @@ struct job : pooled, ring {
         if (stopping && !goes_on()) [[unlikely]]
             return false;
         ++runs;
-        do {
-            phase = 0;
+        phase = 0;
+        for (;;) {
             point.resume();
             if (phase == (scheduled | woken)) [[likely]]
                 return requeue(), true;
             if (phase == suspended) return false;
-        } while (phase == returned && point.address() != this && (!stopping || recheck()));
-        const bool over = phase == returned;
-        const bool again = over ? end(false), false : settle();
+            if (!is(returned) || point.address() == this) break;
+            phase ^= returned;
+            if (stopping) recheck();
+        }
+        const bool again = is(returned) ? end(false), false : settle();
         return unless_idle(), again;
     }
 
@@ -461,17 +465,8 @@ private:
         point = inner->caller;
         return inner->drop(), recheck();
     }
-    // After a run that has not simply suspended. First the frames that have returned, as in run(),
-    // which knows only the case where nothing else has happened: each goes on in the one that
-    // awaited it, here in a loop and not by a call from within, so that the stack does not grow
-    // with the depth. Then a cancel; then a wake.
+    // After a run that has neither simply suspended nor ended: a cancel, then a wake.
     [[gnu::noinline]] bool settle() {
-        while (is(returned)) {
-            if (point.address() == this) return end(false), false;
-            phase ^= returned;
-            recheck();
-            point.resume();
-        }
         if (!is(scheduled | suspended)) complain();
         if (stopping && !is(fulfilled)) {
             if (waiting && !waiting->interrupt(*this)) return false;
@@ -494,17 +489,21 @@ private:
         lost |= early;
         if (lost) phase = 0, inner = nullptr;  // as if it ran: a last waker may go with the frames
         root.destroy();
-        unlink();  // before the watcher is told: a group asks whether this was the last
-        phase = ended;
-        if (!held || lost) return bury();
-        if (watcher) std::exchange(watcher, nullptr)->finished(*this);  // which may free the job
+        !held || lost ? bury() : finish();
     }
-    // The end of a job whose result nobody takes.
+    // Out of the list before the watcher is told: a group asks whether this was the last. It may
+    // free the job.
+    void finish() {
+        unlink();
+        phase = ended;
+        if (watcher) std::exchange(watcher, nullptr)->finished(*this);
+    }
+    // The end of a job whose result nobody takes. That goes first, since it may wake or end others.
     void bury() {
         const bool silent = cancelled || lost;
         ++references;  // the last waker may lie in the result
         const std::exception_ptr error = discard();
-        if (watcher) std::exchange(watcher, nullptr)->finished(*this);
+        finish();
         release();
         if (error && !silent) std::rethrow_exception(error);
     }
@@ -807,7 +806,7 @@ private:
 template <class T, class S>
 requires(std::is_invocable_v<S&, runnable> || std::is_invocable_v<S&, runnable, schedule_info>)
     std::pair<runnable, join_handle<T>> spawn(
-        task<T> work, S schedule, source place = source::current()) {
+        task<T> work, S schedule, detail::source place = detail::source::current()) {
     auto frame = detail::job_of<T>::frame_of(work);
     auto& job = *new detail::scheduled_job<T, S>(frame.get(), std::move(schedule), place);
     frame.release();  // only now: to move the schedule function may throw
@@ -958,11 +957,11 @@ struct [[nodiscard]] group : waits<group> {
     }
     // A child. Made in await_ready, if it can be: so what can fail fails before anything runs.
     // Throws std::bad_alloc.
-    template <class T> job_of<T>& add(task<T>& work) {
+    template <class T> owned<T> add(task<T>&& work) {
         job& of = owner ? *owner : *job::current;
-        auto& j = *new job_of<T>(job_of<T>::frame_of(work).release(), of.by, of.where, &members);
-        j.parent = &of;
-        j.watcher = this;
+        owned<T> j(new job_of<T>(job_of<T>::frame_of(work).release(), of.by, of.where, &members));
+        j->parent = &of;
+        j->watcher = this;
         missing += mode == all;
         return j;
     }
@@ -970,14 +969,18 @@ struct [[nodiscard]] group : waits<group> {
     void start() {
         for_each([this](job& j) {
             j.spawned = j.where = owner->where;
+            if (stopping) j.cancel();
             j.by.schedule(j, schedule_info());
         });
+        if (stopping) for_each([](job& j) { j.cancel(); });
         if (members.empty() && missing <= 0) owner->fulfil();  // there were none, say
     }
     // Cancels the children that have not ended. They end in their own runs, later: until the last
-    // of them has, the group waits, and its owner with it.
+    // of them has, the group waits, and its owner with it. One that is still to begin (the owner is
+    // not suspended yet) does so first.
     void stop() noexcept {
-        if (!std::exchange(stopping, true)) for_each([](job& j) { j.cancel(); });
+        if (std::exchange(stopping, true) || !owner->is(job::suspended)) return;
+        for_each([](job& j) { j.cancel(); });
     }
     // Calls f for those that are there now. Where a schedule function runs jobs on the spot, that
     // may end any of them, and the group: so each goes to the end of the list first, and the next
@@ -1000,8 +1003,9 @@ struct [[nodiscard]] group : waits<group> {
     }
     bool interrupt(job&) noexcept override { return mode != shield && (stop(), false); }
     void finished(job& j) noexcept override {
-        if (j.failed) {  // its exception is the group's, which keeps the first
-            const std::exception_ptr e = j.discard();
+        std::exception_ptr e;  // which may end other children as it goes: so it is the last to go
+        if (j.failed) {        // its exception is the group's, which keeps the first
+            e = j.discard();
             if (!error) error = e;
             j.lost = true;
         }
@@ -1020,7 +1024,7 @@ template <class T> struct [[nodiscard]] shielded final : group {
     task<T> work;
     owned<T> child;
     explicit shielded(task<T> t) : group("shield", shield), work(std::move(t)) {}
-    bool await_ready() { return child.reset(&add(work)), false; }
+    bool await_ready() { return child = add(std::move(work)), false; }
     T await_resume() { return check(), child->take(); }
 };
 
@@ -1040,7 +1044,7 @@ auto suspend(F hand_over) { return detail::suspension<F>(std::move(hand_over)); 
 // to share its work out it uses when_all or scope. And where it waits at an executor's end for what
 // can never come, it is cancelled all the same.)
 template <detail::awaitable A> auto shield(A work) {
-    return detail::shielded<detail::await_result<A>>(detail::as_task(std::move(work)));
+    return detail::shielded(detail::as_task(std::move(work)));
 }
 
 // Is the running job, or one that waits for it as a child, to be stopped? For computations that

@@ -9,7 +9,7 @@
 //
 // A deadline's life:
 //
-//     (1) co_await                  (2) timers::park                  (3) timers::expire
+//     (1) co_await                  (2) timer_heap::park                  (3) timer_heap::expire
 //     computed ---> in the heap ---> the earliest bounds the sleep ---> the sleeper is runnable, or
 //                       |                                       the timeout stops what it is around
 //                       +--- (4) the job is cancelled, or the work is done: unlinked, at once
@@ -30,7 +30,7 @@
 
 namespace ringlet {
 
-class timers;
+class timer_heap;
 
 // ---- 1. The clock -------------------------------------------------------------------------------
 
@@ -63,7 +63,7 @@ public:
     static std::int64_t read() { return last_read = nanoseconds(); }
 
 private:
-    friend class timers;
+    friend class timer_heap;
     std::int64_t time;
     inline static constinit thread_local virtual_time* active = nullptr;
     inline static constinit thread_local std::int64_t last_read = 0;  // since the last look, or 0
@@ -76,8 +76,8 @@ namespace detail {
 // A deadline in an awaiter, which is told when it is over. It knows its place in the heap, so that
 // it can leave from the middle.
 struct timer_node {
-    std::int64_t deadline;   // nanoseconds on the monotonic clock; 0: over already
-    timers* heap = nullptr;  // while in it
+    std::int64_t deadline;       // nanoseconds on the monotonic clock; 0: over already
+    timer_heap* heap = nullptr;  // while in it
     std::size_t place = 0;
 
     explicit timer_node(std::int64_t at) : deadline(at) {}
@@ -109,15 +109,15 @@ struct timer_node {
 // wheel of slots was left out: it rounds deadlines to its slots, or needs several wheels. The array
 // comes from the pool, and stays at the length it has needed: no timer allocates but those that are
 // more than ever before.
-class timers final : public parker {
+class timer_heap final : public parker {
 public:
-    static timers& here() {
+    static timer_heap& here() {
         executor& ex = detail::running_executor();
-        if (!ex.clock) ex.clock = std::make_unique<timers>(ex, reactor::here());
-        return static_cast<timers&>(*ex.clock);
+        if (!ex.clock) ex.clock = std::make_unique<timer_heap>(ex, reactor::here());
+        return static_cast<timer_heap&>(*ex.clock);
     }
-    [[gnu::noinline]] timers(executor& e, reactor& r) : ex(e), io(r), heap(64) {}
-    ~timers() override {  // of jobs that another executor runs
+    [[gnu::noinline]] timer_heap(executor& e, reactor& r) : ex(e), io(r), heap(64) {}
+    ~timer_heap() override {  // of jobs that another executor runs
         while (size) remove(*heap[0].node);
     }
 
@@ -220,7 +220,7 @@ namespace detail {
 struct [[nodiscard]] sleep final : waits<sleep>, timer_node {
     explicit sleep(std::int64_t at) : timer_node(at) {}
     bool await_ready() {
-        timers& heap_here = timers::here();
+        timer_heap& heap_here = timer_heap::here();
         const bool over = deadline == 0 && job::current->spend();
         return over || (heap_here.add(*this), false);
     }
@@ -253,13 +253,14 @@ template <class Rep, class Period> std::int64_t after(std::chrono::duration<Rep,
 template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_node {
     decltype(std::declval<task<T>>().operator co_await()) work;
     job* owner = nullptr;
-    timed(std::int64_t at, task<T> t) : timer_node(at), work(std::move(t).operator co_await()) {}
+    timed(std::bool_constant<Try>, std::int64_t at, task<T> t)
+        : timer_node(at), work(std::move(t).operator co_await()) {}
     timed(timed&&) = default;
     ~timed() {
         if (owner) owner->leave(*this);
     }
 
-    bool await_ready() { return timers::here().add(*this), false; }
+    bool await_ready() { return timer_heap::here().add(*this), false; }
     template <class P>
     bool await_suspend(std::coroutine_handle<P> h, source at = source::current()) {
         owner = &awaiting_job<P>();
@@ -270,7 +271,8 @@ template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_n
         return work.await_suspend(h);
     }
     decltype(auto) await_resume() {
-        timer_node::leave();  // the awaiter lives on, to the end of the expression
+        timer_node::leave();  // the awaiter lives on, to the end of the expression,
+        std::exchange(owner, nullptr)->leave(*this);  // and in a generator longer than the job
         if constexpr (Try) return work.outcome.attempt(!work.callee);
         else if (work.callee) return work.await_resume();
         else throw std::system_error(std::make_error_code(std::errc::timed_out), "timeout");
@@ -308,13 +310,11 @@ template <class D> auto sleep_until(std::chrono::time_point<std::chrono::steady_
 // as try_timeout, gives nullopt (false for void, nullptr for U&). Costs a call, no kernel timer.
 template <class Rep, class Period, detail::awaitable A>
 [[gnu::always_inline]] inline auto timeout(std::chrono::duration<Rep, Period> d, A work) {
-    return detail::timed<detail::await_result<A>, false>(
-        detail::after(d), detail::as_task(std::move(work)));
+    return detail::timed(std::false_type(), detail::after(d), detail::as_task(std::move(work)));
 }
 template <class Rep, class Period, detail::awaitable A>
 [[gnu::always_inline]] inline auto try_timeout(std::chrono::duration<Rep, Period> d, A work) {
-    return detail::timed<detail::await_result<A>, true>(
-        detail::after(d), detail::as_task(std::move(work)));
+    return detail::timed(std::true_type(), detail::after(d), detail::as_task(std::move(work)));
 }
 
 }  // namespace ringlet

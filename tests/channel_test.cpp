@@ -1004,3 +1004,15 @@ TEST_CASE("waiters whose schedule function runs them on the spot") {
         for (bool done : {k.done(), l.done(), m.done()}) CHECK(done);
     }
 }
+
+TEST_CASE("an item may be written as a list of its members") {
+    channel<std::pair<int, std::string>> c(2);
+    CHECK(c.try_send({1, "one"}));
+    auto root = [&]() -> task<> {
+        std::pair<int, std::string> two(2, "two");
+        co_await c.send(std::move(two));
+    };
+    block_on(root());
+    CHECK(c.try_recv() == std::pair<int, std::string>(1, "one"));
+    CHECK(c.try_recv() == std::pair<int, std::string>(2, "two"));
+}

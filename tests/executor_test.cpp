@@ -1905,3 +1905,168 @@ TEST_CASE("wakers and schedules after the end do nothing") {
     CHECK(wakers[0].wakes(wakers[0]));
     CHECK_FALSE(wakers[0].wakes(wakers[1]));
 }
+
+// ---- what was never looked at -------------------------------------------------------------------
+
+TEST_CASE("spawn(f, args...): what an argument is converted to lives as long as the task") {
+    struct counts {
+        int* gone;
+        explicit counts(int& n) : gone(&n) {}
+    };
+    struct converted {  // without a mark, as g++ 12 destroys it twice if it is an aggregate
+        converted(counts c) : gone(c.gone) {}
+        converted(const converted&) = delete;
+        ~converted() { ++*gone; }
+        int* gone;
+    };
+    int gone = 0;
+    auto f = [](const converted& c, const std::string& s) -> task<std::size_t> {
+        co_await yield_now();
+        CHECK(*c.gone == 0);
+        co_return s.size();
+    };
+    auto root = [&]() -> task<> {
+        auto h = ringlet::spawn(f, counts(gone), "a literal of more than fifteen characters");
+        const auto n = co_await std::move(h);
+        CHECK(n == 41);
+        CHECK(gone == 1);
+    };
+    block_on(root());
+}
+
+TEST_CASE("spawn(f, args...): member functions, and what stands for a reference") {
+    struct server {
+        task<int> serve(int n) {
+            co_await yield_now();
+            co_return served += n;
+        }
+        int served = 0;
+    };
+    server s;
+    auto add = [](int& to, int n) -> task<> {
+        co_await yield_now();
+        to += n;
+    };
+    int sum = 0;
+    auto root = [&]() -> task<> {
+        auto h = ringlet::spawn(&server::serve, &s, 3);
+        auto i = ringlet::spawn(add, std::ref(sum), 4);
+        const int served = co_await std::move(h);
+        co_await std::move(i);
+        CHECK(served == 3);
+    };
+    block_on(root());
+    CHECK(s.served == 3);
+    CHECK(sum == 4);
+}
+
+TEST_CASE(
+    "a parker that fails while a job yields: the run ends with it, and the next one goes on") {
+    int fails = 0, rounds = 0, gone = 0;
+    executor ex;
+    ex.io = std::make_unique<scripted>([&](std::int64_t) {
+        if (fails-- > 0) throw oops("the parker");
+        return true;
+    });
+    auto yields = [&]([[maybe_unused]] guard parameter) -> task<> {
+        for (;;) co_await yield_now();
+    };
+    auto rest = [&]() -> task<> {
+        for (int i = 0; i < 9; ++i) {
+            co_await yield_now();
+            ++rounds;
+        }
+    };
+    fails = 2;
+    CHECK_THROWS_AS(ex.run(yields(guard(gone))), oops);
+    CHECK(gone == 1);
+    CHECK(ex.empty());
+    CHECK_THROWS_AS(ex.run(rest()), oops);  // the second, which came as the root ended
+    CHECK(rounds == 0);
+    ex.run(rest());
+    CHECK(rounds == 9);
+    CHECK(ex.empty());
+}
+
+TEST_CASE("an executor that is thread_local gives every block back when its thread ends") {
+    struct counted_at_exit {
+        std::size_t* blocks;
+        ~counted_at_exit() { *blocks = 1; }
+    };
+    int gone = 0;
+    std::thread([&] {
+        static thread_local executor ex;
+        auto work = [](guard) -> task<> { co_await yield_now(); };
+        ex.spawn(work(guard(gone))).detach();
+        CHECK(ex.try_tick());
+    }).join();
+    CHECK(gone == 1);  // and LeakSanitizer finds no block
+}
+
+TEST_CASE("a task that ticks another executor goes on as the running one") {
+    int ran = 0;
+    auto small = [&]() -> task<> {
+        co_await yield_now();
+        ++ran;
+    };
+    auto root = [&]() -> task<> {
+        executor other;
+        other.spawn(small()).detach();
+        while (other.try_tick()) {}
+        CHECK(ran == 1);
+        co_await yield_now();
+        co_await small();
+    };
+    block_on(root());
+    CHECK(ran == 2);
+}
+
+TEST_CASE("a job that drops its own handle as it suspends, and a waker in a local that it wakes") {
+    int gone = 0, handed = 0;
+    auto sleeper = [&](join_handle<>& self, [[maybe_unused]] guard parameter) -> task<> {
+        waker own;
+        const at_end wakes([&] { own.wake(); });
+        auto hand_over = [&](waker w) {
+            own = std::move(w);
+            ++handed;
+            drop(std::move(self));
+        };
+        co_await ringlet::suspend(hand_over);
+        ++handed;
+    };
+    auto root = [&]() -> task<> {
+        join_handle<> h;
+        h = ringlet::spawn(sleeper(h, guard(gone)));
+        co_await yield_now();
+        co_await yield_now();
+        CHECK(gone == 1);
+    };
+    block_on(root());
+    CHECK(gone == 1);
+    CHECK(handed == 1);
+}
+
+TEST_CASE("hooks: a job that the end of its executor gives up is told as finished, once") {
+    struct told {
+        int spawned = 0, finished = 0;
+    } n;
+    {
+        executor ex;
+        ex.hooks.context = &n;
+        ex.hooks.on_spawn = [](void* c, const job_info&) { ++static_cast<told*>(c)->spawned; };
+        ex.hooks.on_finish = [](void* c, const job_info&) { ++static_cast<told*>(c)->finished; };
+        struct [[nodiscard]] stubborn final : ringlet::detail::waits<stubborn> {
+            bool interrupt(ringlet::detail::job&) noexcept override { return false; }
+            void describe(std::string& out) const override { out += "nothing that ever comes"; }
+            void await_resume() const noexcept {}
+        };
+        auto inner = []() -> task<> { co_await stubborn(); };
+        auto deep = [&]() -> task<> { co_await ringlet::shield(inner()); };
+        ex.spawn(deep()).detach();
+        drain(ex);
+        CHECK(n.spawned == 2);
+        CHECK(n.finished == 0);
+    }
+    CHECK(n.spawned == 2);
+    CHECK(n.finished == 2);
+}

@@ -261,3 +261,26 @@ TEST_CASE(
         }
     }
 }
+
+TEST_CASE("a value that is awaited under a timeout, in the expression that yields it") {
+    // Each next() is of another job, and the generator lives on when that has ended.
+    auto one = []() -> task<int> {
+        co_await ringlet::yield_now();
+        co_return 1;
+    };
+    auto numbers = [&]() -> generator<int> {
+        for (int i = 0; i < 3; ++i)
+            co_yield co_await ringlet::timeout(std::chrono::hours(1), one());
+    };
+    int sum = 0;
+    auto take = [&](generator<int>& g) -> task<> {
+        auto v = co_await g.next();
+        sum += v.value_or(100);
+    };
+    auto root = [&]() -> task<> {
+        auto g = numbers();
+        for (int i = 0; i < 3; ++i) co_await ringlet::when_all(take(g), one());
+    };
+    ringlet::block_on(root());
+    CHECK(sum == 3);
+}

@@ -125,7 +125,7 @@ task<int&> refer(nanoseconds d, int& n) {
 std::string say(const std::string& s) { return s; }
 std::string say(int n) { return std::to_string(n); }
 std::string say(bool b) { return b ? "true" : "false"; }
-std::string say(ringlet::nothing) { return "nothing"; }
+std::string say(ringlet::detail::nothing) { return "nothing"; }
 template <class... T> std::string say(const std::tuple<T...>& list);
 template <class T> std::string say(const std::optional<T>& v) { return v ? say(*v) : "-"; }
 template <class T> std::string say(const std::vector<T>& list) {
@@ -163,8 +163,8 @@ TEST_CASE("when_all: values of every kind, in the order of the arguments") {
         auto all = co_await when_all(nap(20ms, 3), rest(10ms), give(std::make_unique<int>(4)),
             refer(30ms, number), yield_now());
         CHECK(time.passed() == 30ms);
-        using expected =
-            std::tuple<int, ringlet::nothing, std::unique_ptr<int>, int&, ringlet::nothing>;
+        using expected = std::tuple<int, ringlet::detail::nothing, std::unique_ptr<int>, int&,
+            ringlet::detail::nothing>;
         static_assert(std::is_same_v<decltype(all), expected>);
         CHECK(std::get<0>(all) == 3);
         CHECK(*std::get<2>(all) == 4);
@@ -233,7 +233,7 @@ TEST_CASE("when_all over a vector: values in order, void, move-only") {
         int ran = 0;
         std::vector<task<>> silent;
         for (int i = 0; i < 3; ++i) silent.push_back(count(ran));
-        std::vector<ringlet::nothing> none = co_await when_all(std::move(silent));
+        std::vector<ringlet::detail::nothing> none = co_await when_all(std::move(silent));
         CHECK(none.size() == 3);
         CHECK(ran == 3);
 
@@ -265,7 +265,7 @@ TEST_CASE("when_all and when_any over a vector of other awaitables: handles, sle
 
         std::vector<decltype(sleep_for(1ms))> sleeps;
         for (int i = 1; i <= 3; ++i) sleeps.push_back(sleep_for(i * 1ms));
-        std::vector<ringlet::nothing> none = co_await when_all(std::move(sleeps));
+        std::vector<ringlet::detail::nothing> none = co_await when_all(std::move(sleeps));
         CHECK(none.size() == 3);
         CHECK(time.passed() == 14ms);
     };
@@ -358,7 +358,8 @@ TEST_CASE("when_any: values of every kind") {
     int number = 5;
     auto root = [&]() -> task<> {
         auto a = co_await when_any(rest(1ms), nap(1h, 1), refer(1h, number));
-        using expected = std::tuple<std::optional<ringlet::nothing>, std::optional<int>, int*>;
+        using expected =
+            std::tuple<std::optional<ringlet::detail::nothing>, std::optional<int>, int*>;
         static_assert(std::is_same_v<decltype(a), expected>);
         CHECK(std::get<0>(a).has_value());
         CHECK_FALSE(std::get<1>(a).has_value());
@@ -2438,4 +2439,208 @@ TEST_CASE("a shield takes any awaitable") {
     CHECK(takes(give(1)));
     CHECK(takes(yield_now()));
     CHECK(takes(sleep_for(1ms)));
+}
+
+// ---- what goes as a child ends -----------------------------------------------------------------
+
+TEST_CASE("run on the spot: the value of a scope's child ends the last of the others as it goes") {
+    gate last, first;
+    int gone = 0;
+    auto value = [&]() -> task<std::unique_ptr<at_end>> {
+        co_await first.wait();
+        co_return std::make_unique<at_end>([&] { last.open(); });
+    };
+    auto body = [&](scope_ref s) {
+        s.spawn(wait_at(last, guard(gone)));
+        s.spawn(value());
+        return nothing();
+    };
+    bool went_on = false;
+    auto owner = [&]() -> task<> {
+        co_await scope(body);
+        CHECK(gone == 1);
+        went_on = true;
+    };
+    auto [r, h] = ringlet::spawn(owner(), [](runnable x) { std::move(x).run(); });
+    CHECK_FALSE(std::move(r).run());
+    CHECK_FALSE(went_on);
+    first.open();
+    CHECK(went_on);
+    CHECK(h.done());
+}
+
+TEST_CASE(
+    "run on the spot: the value of a cancelled child ends the last of the others as it goes") {
+    gate first, last, failing;
+    int gone = 0;
+    auto value = [&]() -> task<std::unique_ptr<at_end>> {
+        co_await first.wait();
+        failing.open();
+        co_return std::make_unique<at_end>([&] { last.open(); });
+    };
+    auto shielded = [&]() -> task<> { co_await shield(wait_at(last, guard(gone))); };
+    auto fails = [&]() -> task<> {
+        co_await failing.wait();
+        throw oops("fails");
+    };
+    history log;
+    auto owner = [&]() -> task<> {
+        try {
+            co_await when_all(value(), shielded(), fails());
+        } catch (const oops& e) { log.push_back(e.what()); }
+    };
+    auto [r, h] = ringlet::spawn(owner(), [](runnable x) { std::move(x).run(); });
+    CHECK_FALSE(std::move(r).run());
+    CHECK(gone == 0);
+    first.open();
+    CHECK(gone == 1);
+    CHECK(log == history{"fails"});
+    CHECK(h.done());
+}
+
+TEST_CASE("run on the spot: an exception that is not the first ends the last of the others") {
+    struct ringing : std::exception {
+        explicit ringing(gate& g) : at(std::make_shared<at_end>([&g] { g.open(); })) {}
+        std::shared_ptr<at_end> at;
+    };
+    gate first, last;
+    int gone = 0;
+    auto second_to_fail = [&]() -> task<> {
+        int unused = 0;
+        co_await shield(wait_at(first, guard(unused)));
+        throw ringing(last);
+    };
+    auto shielded = [&]() -> task<> { co_await shield(wait_at(last, guard(gone))); };
+    history log;
+    auto owner = [&]() -> task<> {
+        try {
+            co_await when_all(second_to_fail(), shielded(), fail("first"));
+        } catch (const oops& e) { log.push_back(e.what()); }
+    };
+    auto [r, h] = ringlet::spawn(owner(), [](runnable x) { std::move(x).run(); });
+    CHECK_FALSE(std::move(r).run());
+    CHECK(log.empty());
+    first.open();
+    CHECK(gone == 1);
+    CHECK(log == history{"first"});
+    CHECK(h.done());
+}
+
+TEST_CASE("run on the spot: a child fails while the group begins, and its end ends others") {
+    gate ends_with_a, kept;
+    int gone = 0, begun = 0;
+    history log;
+    auto a = [&]() -> task<> {
+        const at_end opens([&] { ends_with_a.open(); });
+        gate never;
+        co_await never.wait();
+    };
+    auto shielded = [&]() -> task<> {
+        ++begun;
+        co_await shield(wait_at(kept, guard(gone)));
+        CHECK(gone == 1);
+        log.push_back("shielded");
+    };
+    auto late = [&]() -> task<> {
+        log.push_back("late");
+        co_return;
+    };
+    auto body = [&](scope_ref s) {
+        s.spawn(a());
+        s.spawn(wait_at(ends_with_a, guard(gone)));
+        s.spawn(shielded());
+        s.spawn(fail("fails"));
+        s.spawn(late());
+        return nothing();
+    };
+    auto owner = [&]() -> task<> {
+        try {
+            co_await scope(body);
+        } catch (const oops& e) { log.push_back(e.what()); }
+    };
+    auto [r, h] = ringlet::spawn(owner(), [](runnable x) { std::move(x).run(); });
+    CHECK_FALSE(std::move(r).run());
+    CHECK(begun == 1);
+    CHECK(gone == 1);
+    CHECK(log.empty());  // who comes behind the one that fails does not begin
+    CHECK_FALSE(h.done());
+    gone = 0;
+    kept.open();
+    CHECK(log == history{"shielded", "fails"});
+    CHECK(h.done());
+}
+
+// ---- forms -------------------------------------------------------------------------------------
+
+TEST_CASE("a scope's body may take its scope_ref in any way") {
+    int ran = 0;
+    const auto by_value = [&](scope_ref s) -> task<> {
+        co_await yield_now();
+        s.spawn(count(ran));
+    };
+    const auto by_reference = [&](const scope_ref& s) -> task<> {
+        co_await yield_now();
+        s.spawn(count(ran));
+    };
+    const auto by_rvalue = [&](scope_ref&& s) -> task<> {
+        co_await yield_now();
+        s.spawn(count(ran));
+    };
+    const auto by_any = [&](auto&& s) -> task<> {
+        co_await yield_now();
+        s.spawn(count(ran));
+    };
+    auto root = [&]() -> task<> {
+        co_await scope(by_value);
+        CHECK(ran == 1);
+        co_await scope(by_reference);
+        CHECK(ran == 2);
+        co_await scope(by_rvalue);
+        CHECK(ran == 3);
+        auto moved = scope(by_any);
+        co_await std::move(moved);
+        CHECK(ran == 4);
+    };
+    block_on(root());
+}
+
+TEST_CASE("a task of a constant") {
+    const auto constant = []() -> task<const int> { co_return 5; };
+    auto root = [&]() -> task<> {
+        int sum = co_await shield(constant());
+        int v = co_await timeout(1h, constant());
+        sum += v;
+        auto optional = co_await try_timeout(1h, constant());
+        sum += optional.value_or(0);
+        auto [a, b] = co_await when_all(constant(), constant());
+        CHECK(sum + a + b == 25);
+    };
+    block_on(root());
+}
+
+TEST_CASE("no line of a dump is of this library, however deep the waits lie in each other") {
+    stopwatch time;
+    executor ex;
+    gate g;
+    int unused = 0;
+    auto a = ex.spawn(timeout(1h, sleep_for(2h)));
+    auto b = ex.spawn(timeout(1h, timeout(2h, when_any(sleep_for(3h), wait_at(g, guard(unused))))));
+    auto c = ex.spawn(when_all(timeout(1h, shield(sleep_for(2h))), timeout(1h, sleep_for(1h))));
+    int line = 0;
+    auto waits = [&]() -> task<> {
+        line = __LINE__ + 1;
+        co_await timeout(1h, timeout(2h, sleep_for(3h)));
+    };
+    auto d = ex.spawn(waits());
+    drain(ex);
+    std::string text;
+    ex.dump(text);
+    INFO(text);
+    const std::vector<std::string> lines = lines_of(text);
+    CHECK(lines.size() == 9);
+    CHECK(names(lines.back().substr(lines.back().find("waits")), line));
+    CHECK(names(lines.back().substr(0, lines.back().find(", in")), line));
+    CHECK_FALSE(contains(text, "task.hpp"));
+    CHECK_FALSE(contains(text, "executor.hpp"));
+    CHECK_FALSE(contains(text, "timer.hpp"));
 }

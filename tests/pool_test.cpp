@@ -384,7 +384,7 @@ TEST_CASE("steady state: groups take no memory") {
         co_return 1;
     };
     const auto round = [&](int n) -> task<int> {
-        std::tuple<int, ringlet::nothing> all = co_await ringlet::when_all(
+        std::tuple<int, ringlet::detail::nothing> all = co_await ringlet::when_all(
             nap(1ms, n), ringlet::yield_now());
         int result = std::get<0>(all);
         std::vector<task<int>> work;

@@ -2625,3 +2625,67 @@ TEST_CASE("a system call a turn at most, and none when there is nothing to say")
         }) == 0);
     });
 }
+
+TEST_CASE("the ring takes the place of no standard descriptor that is closed") {
+    const auto reads = []() -> task<> {
+        std::array<std::byte, 8> buffer;
+        const int r = co_await io::read(0, buffer).result();
+        must(r == -EBADF);
+        const int w = co_await io::write(1, buffer).result();
+        must(w == -EBADF);
+        co_await io::nop();
+    };
+    CHECK(in_child([&] {
+        ::close(0);
+        ::close(1);
+        block_on(reads());
+        must(::fcntl(0, F_GETFD) < 0 && ::fcntl(1, F_GETFD) < 0);
+        block_on(reads());
+    }) == 0);
+}
+
+TEST_CASE("a ring that another thread only waits with: refused there, and whole afterwards") {
+    const tube t;
+    executor ex;
+    auto reads = ex.spawn(read_some(t.out));
+    CHECK(ex.try_tick());
+    ex.try_tick();  // the read is in flight
+    bool refused = false;
+    std::thread([&] {
+        ringlet::waker never;
+        auto waits = [&]() -> task<> {
+            co_await ringlet::suspend([&](ringlet::waker w) { never = std::move(w); });
+        };
+        try {
+            ex.run(waits());
+        } catch (const std::logic_error&) { refused = true; }
+    }).join();
+    CHECK(refused);
+    CHECK_FALSE(reads.done());
+    t.put("x");
+    auto joins = [&]() -> task<> {
+        const auto n = co_await std::move(reads);
+        CHECK(n == 1);
+    };
+    ex.run(joins());
+}
+
+TEST_CASE("the end of a ring on another thread leaves that thread's own alone") {
+    // Not of one issuer: such a ring's registration would be refused to any other thread.
+    auto some_nops = [](int n) -> task<> {
+        reactor::here(reactor::options(8, IORING_SETUP_SUBMIT_ALL));
+        for (int i = 0; i < n; ++i) co_await io::nop();
+    };
+    std::unique_ptr<executor> other;
+    std::thread([&] {
+        other = std::make_unique<executor>();
+        other->run(some_nops(1));
+    }).join();
+    auto root = [&]() -> task<> {
+        co_await some_nops(1);
+        other.reset();
+        co_await some_nops(3);
+    };
+    block_on(root());
+    CHECK_FALSE(other);
+}

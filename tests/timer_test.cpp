@@ -500,11 +500,13 @@ TEST_CASE("an executor that ends lets go of the sleepers that another one runs")
     CHECK(queue.empty());
     CHECK_FALSE(sleeper.done());
     // What lies where the timers lay is not touched.
-    const auto block = static_cast<unsigned char*>(frame_pool::allocate(sizeof(ringlet::timers)));
-    std::fill_n(block, sizeof(ringlet::timers), 0xff);
+    const auto block = static_cast<unsigned char*>(
+        frame_pool::allocate(sizeof(ringlet::timer_heap)));
+    std::fill_n(block, sizeof(ringlet::timer_heap), 0xff);
     drop(std::move(sleeper));
-    CHECK(std::count(block, block + sizeof(ringlet::timers), 0xff) == sizeof(ringlet::timers));
-    frame_pool::deallocate(block, sizeof(ringlet::timers));
+    CHECK(std::count(block, block + sizeof(ringlet::timer_heap), 0xff)
+        == sizeof(ringlet::timer_heap));
+    frame_pool::deallocate(block, sizeof(ringlet::timer_heap));
     REQUIRE(queue.size() == 1);
     CHECK(frames == 0);
     queue.clear();
@@ -894,10 +896,10 @@ TEST_CASE("a dump says that a job sleeps") {
 // ---- no memory ---------------------------------------------------------------------------------
 
 TEST_CASE("no room for another deadline: the await throws, and nothing else is lost") {
-    // The array has room for 64; to grow it needs 4 KB in one piece, which there is not.
+    // The array has room for 64; to grow it needs 3 KB in one piece, which there is not.
     struct : std::pmr::memory_resource {
         void* do_allocate(std::size_t n, std::size_t a) override {
-            if (n == 4096) throw std::bad_alloc();
+            if (n == 3072) throw std::bad_alloc();
             return std::pmr::new_delete_resource()->allocate(n, a);
         }
         void do_deallocate(void* p, std::size_t n, std::size_t a) override {

@@ -21,7 +21,7 @@
 
 namespace stepper {
 
-using ringlet::source;
+using source = std::source_location;
 
 class recorder {
 public:

@@ -52,7 +52,7 @@ public:
             if (flags & IORING_CQE_F_BUFFER)
                 buffer.reset(&here->memory[number * unsigned(here->size)]), --here->left;
             // A request that has ended needs no buffer any more: perhaps another one does.
-            if (!(flags & IORING_CQE_F_MORE) && here->left) here->freed.try_send(nothing());
+            if (!(flags & IORING_CQE_F_MORE) && here->left) here->freed.try_send(true);
         }
 
     private:
@@ -91,7 +91,7 @@ private:
             io_uring_prep_provide_buffers(s, from, size, count, 0, number);
         });
         left += count;
-        freed.try_send(nothing());
+        freed.try_send(true);
     }
     void complete(int n, unsigned) noexcept override { --requests, error = std::max(error, -n); }
 
@@ -99,7 +99,7 @@ private:
     reactor& in = reactor::here();
     int size, requests = 0, left = 0, error = 0;  // left: buffers that the kernel has
     std::vector<std::byte> memory;
-    channel<nothing> freed{0};  // for those who wait for a buffer
+    channel<bool> freed{0};  // for those who wait for a buffer
 };
 
 // Receives from a socket: pieces in the order of the stream, none lost, whoever is cancelled.

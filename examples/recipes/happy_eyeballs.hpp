@@ -52,25 +52,24 @@ struct racing {
     std::size_t failures = 0;
     std::exception_ptr error{};  // the first
 };
-template <class = void>
-task<unique_fd> attempt(racing& r, std::size_t i, channel<nothing>& failed) {
+template <class = void> task<unique_fd> attempt(racing& r, std::size_t i, channel<bool>& failed) {
     try {
         co_return co_await connect_to(r.list[i]);
     } catch (const std::system_error&) {
         if (!r.error) r.error = std::current_exception();
     }
     if (++r.failures == r.list.size()) std::rethrow_exception(r.error);
-    failed.try_send(nothing());
+    failed.try_send(true);
     co_await sleep_for(std::chrono::hours::max());  // the race goes on
     co_return unique_fd();
 }
 template <class = void> task<unique_fd> race(racing& r, std::size_t i);
-template <class = void> task<unique_fd> others(racing& r, std::size_t i, channel<nothing>& failed) {
+template <class = void> task<unique_fd> others(racing& r, std::size_t i, channel<bool>& failed) {
     co_await try_timeout(r.stagger, failed.recv());
     co_return co_await race(r, i);
 }
 template <class> task<unique_fd> race(racing& r, std::size_t i) {
-    channel<nothing> failed(1);
+    channel<bool> failed(1);
     if (i + 1 == r.list.size()) co_return co_await attempt(r, i, failed);
     auto [first, later] = co_await when_any(attempt(r, i, failed), others(r, i + 1, failed));
     co_return first ? std::move(*first) : std::move(*later);

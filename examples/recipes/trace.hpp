@@ -65,7 +65,7 @@ private:
     struct track {
         int number = 0;
         double since = now();
-        source place{};  // of the co_await where it waits, or has last waited
+        std::source_location place{};  // of the co_await where it waits, or has last waited
         bool runs = false;
     };
     static tracer& self(void* t) { return *static_cast<tracer*>(t); }
@@ -73,7 +73,7 @@ private:
         return microseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
     }
     // "file.cpp:12", fit for a string in JSON.
-    static std::string text(source place) {
+    static std::string text(std::source_location place) {
         std::string s = place.file_name();
         s.erase(0, s.rfind('/') + 1);
         for (char& c : s) c = c == '"' || c == '\\' ? '_' : c;

@@ -101,7 +101,7 @@ struct helpers {
     }
 };
 // Waits until the executor ends: nobody else has that channel.
-template <class T> task<> keep(std::shared_ptr<T>) { co_await channel<nothing>(0).recv(); }
+template <class T> task<> keep(std::shared_ptr<T>) { co_await channel<bool>(0).recv(); }
 inline std::shared_ptr<helpers> helpers_here() {
     static thread_local std::map<executor*, std::weak_ptr<helpers>> known;
     auto its = known[executor::current()].lock();

@@ -20,7 +20,7 @@ ringlet::task<int> reads_and_sleeps(int fd) {
 // How long poll may sleep, in milliseconds, rounded up; -1: for ever.
 int patience(const ringlet::executor& ex) {
     if (!ex.clock) return -1;
-    const std::int64_t until = static_cast<ringlet::timers&>(*ex.clock).earliest();
+    const std::int64_t until = static_cast<ringlet::timer_heap&>(*ex.clock).earliest();
     if (until == ringlet::parker::never) return -1;
     const std::int64_t left = until - ringlet::virtual_time::nanoseconds();
     return left <= 0 ? 0 : static_cast<int>((left + 999'999) / 1'000'000);
