@@ -74,8 +74,8 @@ struct task_cancelled : std::exception {
 // The variables of a coroutine live in a frame, which the compiler asks operator new for at each
 // call. Tasks are called as often as functions. So freed frames are kept, in lists by size, and
 // the next frame of that size is one of them: five instructions instead of the heap's hundred. A
-// call takes 102 instructions that way, and 243 with operator new and delete; a spawn with its join
-// 327 instead of 625 (g++ 12.2 -O3, both counted by callgrind).
+// call takes 102 instructions that way, and 247 with operator new and delete; a spawn with its join
+// 327 instead of 623 (g++ 12.2 -O3, both counted by callgrind).
 //
 //     allocate(200): list 13 of free[] --> block --> block --> nothing more: refill
 //     deallocate(p, 200): p becomes the first of list 13
