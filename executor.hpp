@@ -408,7 +408,8 @@ template <detail::awaitable A>
 }
 // Spawns f(args...), a task, with copies of f and of args in its frame: the safe way to spawn a
 // lambda, whose captures would otherwise be gone at its first suspension. With arguments the place
-// of the spawn is that of the running task's last co_await: they leave no room for a default.
+// of the spawn is that of the running task's last co_await: they leave no room for a default. (With
+// g++ 12 a default argument of f must not be an aggregate: it would be destroyed twice.)
 template <class F>
 requires std::is_invocable_v<F&>
 auto spawn(F f, detail::source place = detail::source::current()) {
@@ -676,6 +677,7 @@ public:
 
 private:
     struct [[nodiscard]] sending final : detail::in_line {
+        static_assert(alignof(T) <= 16, "ringlet: an item lies in frames; send a std::unique_ptr");
         channel& to;
         T value;
         sending(channel& c, T v) : in_line(c.senders), to(c), value(std::move(v)) {}

@@ -275,10 +275,8 @@ private:
         // Where a standard descriptor is closed, the ring must not take its place: who reads from
         // it then would wait for himself.
         const int low = ring.ring_fd, high = low < 3 ? ::fcntl(low, F_DUPFD_CLOEXEC, 3) : -1;
-        if (high >= 0) {
-            ::close(low);
-            ring.ring_fd = ring.enter_ring_fd = high;
-        }
+        if (high >= 0) ::close(std::exchange(ring.ring_fd, high));
+        ring.enter_ring_fd = ring.ring_fd;
         // Some who forbid io_uring forbid only its use: better told here than with work in flight.
         const bool waits = ring.features & IORING_FEAT_EXT_ARG;
         const auto fd = static_cast<unsigned>(ring.ring_fd);
@@ -358,6 +356,8 @@ private:
     //
     // Takes the completions. Only now, with all of them noted, may jobs run: one that submitted
     // while the ring is walked, and found no room, would enter the kernel, and take these again.
+    // (A schedule function that runs jobs on the spot runs them in here all the same: they must not
+    // fill the ring, nor wait for it in a destructor.)
     void reap() noexcept {
         unsigned head = *ring.cq.khead;
         for (const unsigned tail = io_uring_smp_load_acquire(ring.cq.ktail); head != tail; ++head) {
@@ -400,13 +400,11 @@ inline auto kept(const char* path) { return copied<char>(path, path + std::strle
 inline auto kept(std::span<const iovec> v) { return copied<iovec>(v.begin(), v.end()); }
 template <class Byte> Byte* kept(std::span<Byte> bytes) { return bytes.data(); }
 
-// What the kernel is told of each: of a copy where it is, and of a unique_fd, which it is to close,
-// the number. That stays the owner until the kernel has closed it: a close that waits for a worker
-// can be cancelled.
-auto given(auto& argument) { return argument; }
+// What the kernel is told of each: of a copy, where it is. A unique_fd, which it is to close, stays
+// the owner until it has: a close that waits for a worker can be cancelled.
+auto& given(auto& argument) { return argument; }
 inline auto given(std::int64_t& offset) { return static_cast<std::uint64_t>(offset); }
 template <class T> T* given(copied<T>& copy) { return copy.data(); }
-inline int given(unique_fd& fd) { return fd.get(); }
 
 // What a request works on, for its error: the first argument that is a path or a descriptor.
 inline void append_subject(std::string&, const auto&...) {}

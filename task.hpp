@@ -46,6 +46,7 @@
 // examples/own_executor.cpp.
 #pragma once
 
+#include <bit>
 #include <coroutine>
 #include <cstdint>
 #include <exception>
@@ -101,19 +102,25 @@ public:
     // A block of n bytes, aligned to 16. Throws what the resource throws, std::bad_alloc as a rule.
     static void* allocate(std::size_t n) {
         const std::size_t list = list_of(n);
-        return list < lists && free[list] ? pop(list) : refill(list);
+        return list < lists && free[list] ? pop(list) : refill(list < lists ? size_of(list) : n);
     }
-    // Keeps a block of allocate(n) for the next frame of its size, if it is not larger than 64 KB.
+    // Keeps a block of allocate(n) for the next frame of its size, if it is not larger than 128 KB.
     static void deallocate(void* p, std::size_t n) noexcept {
         const std::size_t list = list_of(n);
-        if (list >= lists) return give_back(p, list);
+        if (list >= lists) return give_back(p, n);
         *static_cast<void**>(p) = std::exchange(free[list], p);  // the first bytes link it
     }
 
 private:
-    // List i is of blocks of 16 i bytes, up to 64 KB: there are frames with a buffer in them.
-    static constexpr std::size_t step = 16, lists = 4097;
-    static constexpr std::size_t list_of(std::size_t n) { return (n + step - 1) / step; }
+    // In steps of 16 bytes up to 2 KB; for frames with a buffer in them, 4, 8, 16 ... 128 KB. (In
+    // steps of 16 throughout the lists take 32 KB of each thread's stack.)
+    static constexpr std::size_t step = 16, fine = 128, lists = fine + 7;
+    static constexpr std::size_t list_of(std::size_t n) {
+        return n <= fine * step ? (n + step - 1) / step : fine - 11 + std::bit_width(n - 1);
+    }
+    static constexpr std::size_t size_of(std::size_t list) {
+        return list <= fine ? list * step : std::size_t{1} << (list - fine + 11);
+    }
     // Plain data: to reach it costs an instruction, and no test whether it has been constructed.
     inline static constinit thread_local void* free[lists]{};
     inline static constinit thread_local std::size_t taken = 0;  // blocks, those in lists included
@@ -127,20 +134,20 @@ private:
     }
     // The heap's blocks go back when the thread ends. To be told of that takes a few bytes of the
     // heap itself, which a program without one does not want; nor is its resource to be asked then.
-    [[gnu::noinline]] static void* refill(std::size_t list) {
+    [[gnu::noinline]] static void* refill(std::size_t n) {
         struct trimmer {
             ~trimmer() { upstream ? void() : trim(); }
         };
         if (!upstream) { [[maybe_unused]] static thread_local const trimmer at_thread_exit; }
-        void* const p = origin().allocate(list * step, step);
+        void* const p = origin().allocate(n, step);
         return ++taken, p;
     }
-    static void give_back(void* p, std::size_t list) noexcept {
-        --taken, origin().deallocate(p, list * step, step);
+    static void give_back(void* p, std::size_t n) noexcept {
+        --taken, origin().deallocate(p, n, step);
     }
     static void trim() noexcept {
         for (std::size_t list = 0; list < lists; ++list)
-            while (free[list]) give_back(pop(list), list);
+            while (free[list]) give_back(pop(list), size_of(list));
     }
 };
 
@@ -163,10 +170,7 @@ template <class T> struct pool_allocator {
     using value_type = T;
     pool_allocator() = default;
     template <class U> pool_allocator(const pool_allocator<U>&) {}
-    T* allocate(std::size_t n) {
-        static_assert(alignof(T) <= 16, "ringlet: not for over-aligned types; use a pointer");
-        return static_cast<T*>(frame_pool::allocate(n * sizeof(T)));
-    }
+    T* allocate(std::size_t n) { return static_cast<T*>(frame_pool::allocate(n * sizeof(T))); }
     void deallocate(T* p, std::size_t n) { frame_pool::deallocate(p, n * sizeof(T)); }
     bool operator==(const pool_allocator&) const { return true; }
 };
@@ -254,7 +258,7 @@ struct wait {
 // timeout waits for. A job may be in several, one inside the other, as its frames are. To stop one
 // is a small cancel: the wait lets go, and run() destroys the section's frames in the place of all,
 // and resumes the one that awaited it. (A child job would need no section, and timeouts were
-// groups before: 733 instructions for one around a yield, where it is 454 now.)
+// groups before: 733 instructions for one around a yield, where it is 453 now.)
 //
 // It is over when those frames have ended or are gone. That may be long before await_resume: where
 // an expression has several co_awaits, g++ 12 calls that of each when the last has been waited for.

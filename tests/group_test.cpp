@@ -2620,13 +2620,12 @@ TEST_CASE("a task of a constant") {
 
 TEST_CASE("no line of a dump is of this library, however deep the waits lie in each other") {
     stopwatch time;
-    executor ex;
     gate g;
-    int unused = 0;
+    int unused = 0, line = 0;
+    executor ex;
     auto a = ex.spawn(timeout(1h, sleep_for(2h)));
     auto b = ex.spawn(timeout(1h, timeout(2h, when_any(sleep_for(3h), wait_at(g, guard(unused))))));
     auto c = ex.spawn(when_all(timeout(1h, shield(sleep_for(2h))), timeout(1h, sleep_for(1h))));
-    int line = 0;
     auto waits = [&]() -> task<> {
         line = __LINE__ + 1;
         co_await timeout(1h, timeout(2h, sleep_for(3h)));

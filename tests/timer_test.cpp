@@ -899,7 +899,7 @@ TEST_CASE("no room for another deadline: the await throws, and nothing else is l
     // The array has room for 64; to grow it needs 3 KB in one piece, which there is not.
     struct : std::pmr::memory_resource {
         void* do_allocate(std::size_t n, std::size_t a) override {
-            if (n == 3072) throw std::bad_alloc();
+            if (n == 4096) throw std::bad_alloc();
             return std::pmr::new_delete_resource()->allocate(n, a);
         }
         void do_deallocate(void* p, std::size_t n, std::size_t a) override {
