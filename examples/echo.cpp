@@ -11,6 +11,7 @@
 // waits for bytes ends there. One that has bytes to send back finishes what it has begun, since
 // that part runs under a shield; inside, cancel_requested() tells it not to wait long any more.
 
+#include <ringlet/recipes/standard.hpp>
 #include <ringlet/timer.hpp>
 
 #include <arpa/inet.h>
@@ -132,6 +133,7 @@ int usage(std::FILE* out, int status) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    hold_standard_descriptors();
     static const option options[] = {
         {"host", 1, nullptr, 'a'}, {"port", 1, nullptr, 'p'}, {"help", 0, nullptr, 'h'}, {}};
     const char* host = "127.0.0.1";

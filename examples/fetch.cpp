@@ -144,7 +144,7 @@ int print(const std::vector<download>& all) {
         std::printf("%3d %12zu %8.2f  %s  %s\n", d.status, d.bytes, d.took.count(),
             d.error.empty() ? d.path.c_str() : "-", d.from.text().c_str());
     }
-    return failed ? 1 : 0;
+    return failed || std::fflush(stdout) != 0 || std::ferror(stdout) ? 1 : 0;
 }
 
 }  // namespace
@@ -164,7 +164,8 @@ int main(int argc, char** argv) {
         else (o == 'j' ? jobs : o == 'r' ? retries : patience) = std::strtod(optarg, &end);
         if (end && (end == optarg || *end)) return usage(stderr, 2);
     }
-    const bool good = jobs >= 1 && jobs <= 10000 && patience > 0 && retries >= 0 && retries <= 1000;
+    const bool good = *dir && jobs >= 1 && jobs <= 10000 && patience > 0 && retries >= 0
+        && retries <= 1000;
     if (!good || optind == argc) return usage(stderr, 2);
     sigset_t set;
     sigemptyset(&set), sigaddset(&set, SIGINT), sigaddset(&set, SIGTERM);

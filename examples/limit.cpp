@@ -78,13 +78,14 @@ struct limited {
     bool late = false, killing = false;
 
     explicit limited(const settings& s) : with(s) {
+        std::signal(SIGCHLD, SIG_DFL);  // or its end could not be waited for
         std::vector<std::string> words = s.command;
         try {
-            child.emplace(words);
+            child.emplace(words, stdio::inherit, stdio::inherit, stdio::inherit, true);
         } catch (const std::system_error& e) {
             if (e.code().value() != ENOEXEC || words[0].find('/') == words[0].npos) throw;
             words.insert(words.begin(), "/bin/sh");  // a script without #!
-            child.emplace(words);
+            child.emplace(words, stdio::inherit, stdio::inherit, stdio::inherit, true);
         }
     }
     // To the command, and to its group, of which limit is one: it must not hear of it, and send it

@@ -13,6 +13,7 @@
 // timeout on each, which ends it in the kernel as well; a name looked up on another thread.
 
 #include <ringlet/recipes/dns.hpp>
+#include <ringlet/recipes/standard.hpp>
 #include <ringlet/timer.hpp>
 
 #include <getopt.h>
@@ -124,6 +125,7 @@ int usage(std::FILE* out, int status) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    hold_standard_descriptors();
     static const option options[] = {
         {"jobs", 1, nullptr, 'j'}, {"timeout", 1, nullptr, 't'}, {"help", 0, nullptr, 'h'}, {}};
     double jobs = 1000, patience = 1;
@@ -145,7 +147,11 @@ int main(int argc, char** argv) {
     const std::size_t most = std::max<std::size_t>(descriptors(), 32) - 16;
     const std::size_t n = jobs < static_cast<double>(most) ? static_cast<std::size_t>(jobs) : most;
     try {
-        return block_on(run(argv[optind], std::move(ports), patience, n, signals.get()));
+        const int status = block_on(
+            run(argv[optind], std::move(ports), patience, n, signals.get()));
+        if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return status;
+        std::perror("probe: standard output");
+        return 2;
     } catch (const std::exception& e) {
         std::fprintf(stderr, "probe: %s\n", e.what());
         return 2;

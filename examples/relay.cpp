@@ -16,6 +16,7 @@
 // ends both (when_all); and a signal is a third thing to wait for (when_any).
 
 #include <ringlet/recipes/signals.hpp>
+#include <ringlet/recipes/standard.hpp>
 
 #include <getopt.h>
 #include <netdb.h>
@@ -140,6 +141,7 @@ int usage(std::FILE* out, int status) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    hold_standard_descriptors();
     static const option options[] = {{"listen", 0, nullptr, 'l'}, {"help", 0, nullptr, 'h'}, {}};
     bool listens = false;
     opterr = 0;  // a wrong call gets one line

@@ -249,6 +249,25 @@ def test_no_descriptor_for_its_own():
     check(code == 125 and err.startswith(b"limit: ") and b"Too many open files" in err, "%r" % ((code, out, err),))
 
 
+def test_descriptors_of_its_own_caller():
+    for program in ("timeout", LIMIT):
+        r, w = os.pipe()
+        os.write(w, b"given")
+        os.close(w)
+        try:
+            code, out, err = run(program, ["2", "sh", "-c", "cat <&%d" % r], pass_fds=[r])
+        finally:
+            os.close(r)
+        check((code, out) == (0, b"given"), "%s: %r" % (program, (code, out, err)))
+
+
+def test_a_caller_that_ignores_its_children():
+    for program in ("timeout", LIMIT):
+        for command, wanted in ((["2", "sh", "-c", "exit 3"], 3), (["0.1", "sleep", "5"], 124)):
+            code, out, err = run(program, command, preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+            check(code == wanted, "%s: %r" % (program, (code, out, err)))
+
+
 def test_help():
     code, out, err = run(LIMIT, ["--help"])
     check(code == 0 and out.startswith(b"usage: limit") and not err, "--help: %r" % ((code, out, err),))

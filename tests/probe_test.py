@@ -15,7 +15,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from programs import DEADLINE, cases_of, check, equal, fds_of, need, run, run_cases, started, until
+from programs import C_LOCALE, DEADLINE, cases_of, check, equal, fds_of, need, run, run_cases, started, until
 
 PROBE = os.path.abspath(sys.argv[1] + "/probe") if len(sys.argv) > 1 else sys.exit(__doc__)
 
@@ -108,6 +108,15 @@ def test_like_ss():
             check(set(ports) <= got, "ours: %s" % (set(ports) - got))
             check(before & after <= got, "not found: %s" % (before & after - got))
             check(got <= before | after, "not listening: %s" % (got - before - after))
+
+
+def test_output_that_is_lost():
+    with listening(1) as ports:
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([PROBE, "127.0.0.1", str(ports[0])], stdout=full, stderr=subprocess.PIPE, env=C_LOCALE, timeout=20)
+        equal((done.returncode, done.stderr), (2, b"probe: standard output: No space left on device\n"), "a full disk")
+        done = run([PROBE, "127.0.0.1", str(ports[0])], preexec_fn=lambda: os.close(1))
+        equal(done.returncode, 2, "closed; stderr %r" % done.stderr)
 
 
 def test_silent_ports():

@@ -133,9 +133,16 @@ TEST_CASE("the program has three descriptors of this one's, the old mask, and SI
         o.err = co_await read_all(list.out);
         co_return o;
     };
+    const auto keeping = []() -> task<std::string> {
+        process list({"ls", "/proc/self/fd"}, stdio::null, stdio::pipe, stdio::null, true);
+        co_return co_await read_all(list.out);
+    };
     int plain[2];  // not close-on-exec
     REQUIRE(::pipe(plain) == 0);
     const outcome o = block_on(root());
+    const std::string kept = block_on(keeping());
+    for (const int fd : plain) CHECK(contains(kept, "\n" + std::to_string(fd) + "\n"));
+    CHECK(std::count(kept.begin(), kept.end(), '\n') == 6);  // with the directory
     for (const int fd : plain) ::close(fd);
     std::signal(SIGPIPE, usual);
     pthread_sigmask(SIG_SETMASK, &before, nullptr);

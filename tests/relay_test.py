@@ -211,6 +211,16 @@ def test_nothing_at_all():
     for_both(case)
 
 
+def test_standard_input_that_is_closed():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        done = subprocess.run([RELAY, "127.0.0.1", str(listener.getsockname()[1])], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              env=C_LOCALE, timeout=DEADLINE, preexec_fn=lambda: os.close(0))
+        equal((done.returncode, done.stdout), (1, b""), "exit status")
+        check(b"standard input: Bad file descriptor" in done.stderr, "stderr %r" % done.stderr)
+        with listener.accept()[0] as peer:
+            equal(peer.recv(100), b"", "nothing of the program's own comes to the peer")
+
+
 def test_byte_by_byte():
     def case(relay, peer):
         for i in range(256):

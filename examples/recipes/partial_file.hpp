@@ -6,8 +6,8 @@
 //     co_await ringlet::io::write_all(file.fd(), bytes);
 //     co_await file.keep();  // without this there is nothing, whoever ends the task, and when
 //
-// It is written under another name in the same directory, and renamed at the end, which replaces an
-// older file in one step. What was not kept is removed by the destructor.
+// It is written under another name in the same directory, which no other file has, and renamed at
+// the end, which replaces an older file in one step. What was not kept is removed by the destructor.
 #pragma once
 
 #include <ringlet/reactor.hpp>
@@ -16,14 +16,21 @@ namespace ringlet {
 
 class partial_file {
 public:
-    explicit partial_file(std::string p) : path(std::move(p)), name(path + ".part") {}
+    explicit partial_file(std::string p) : path(std::move(p)) {}
     partial_file(partial_file&&) = delete;
     ~partial_file() {
         if (file) ::unlink(name.c_str());
     }
     int fd() const { return file.get(); }
     template <class = void> task<> open(mode_t mode = 0666) {
-        file = co_await io::open(name.c_str(), O_WRONLY | O_CREAT | O_TRUNC, mode);
+        const std::string begin = path + ".part-" + std::to_string(::getpid()) + "-";
+        int fd = -EEXIST;
+        while (fd == -EEXIST) {
+            name = begin + std::to_string(++last);
+            fd = co_await io::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL, mode).result();
+        }
+        if (fd < 0) detail::fail(-fd, "open " + name);
+        file.reset(fd);
     }
     template <class = void> task<> keep() {
         co_await io::rename(name.c_str(), path.c_str());
@@ -31,6 +38,7 @@ public:
     }
 
 private:
+    inline static thread_local unsigned last = 0;
     std::string path, name;
     unique_fd file;
 };

@@ -28,7 +28,7 @@
 //     frame is cancelled: no program outlives its object, and no zombie stays. SIGKILL takes effect
 //     within microseconds, or a waiting disk's time: it is short enough to be waited for.
 //
-// The program gets the three descriptors and no other, the environment, SIGPIPE as usual, and the
+// The program gets the three descriptors and no other, if it is not to keep them, the environment, SIGPIPE as usual, and the
 // signal mask without what signals.hpp has blocked here. SIGCHLD must not be ignored in this program:
 // the kernel would reap by itself. The processes that the child starts are its own affair.
 #pragma once
@@ -49,9 +49,10 @@ class process {
 public:
     unique_fd in, out, err;  // our ends of the pipes, for writing, reading, reading
 
-    // argv[0] is looked for in PATH if there is no slash in it. Throws std::system_error.
+    // argv[0] is looked for in PATH if there is no slash in it. `keeps`: what is open here and not
+    // close-on-exec is open there too. Throws std::system_error.
     explicit process(const std::vector<std::string>& argv, stdio input = stdio::inherit,
-        stdio output = stdio::inherit, stdio error = stdio::inherit) {
+        stdio output = stdio::inherit, stdio error = stdio::inherit, bool keeps = false) {
         if (argv.empty()) refuse(EINVAL, "spawn: no program is named");
         plan p;
         const unique_fd theirs[] = {
@@ -59,7 +60,7 @@ public:
         std::vector<char*> words;
         for (const std::string& word : argv) words.push_back(const_cast<char*>(word.c_str()));
         words.push_back(nullptr);
-        ::posix_spawn_file_actions_addclosefrom_np(&p.files, 3);
+        if (!keeps) ::posix_spawn_file_actions_addclosefrom_np(&p.files, 3);
         const int e = ::posix_spawnp(&id, words[0], &p.files, &p.attributes, words.data(), environ);
         if (e != 0) refuse(e, "spawn " + argv[0]);
     }
