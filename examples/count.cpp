@@ -11,10 +11,9 @@
 // exceptions; descriptors owned by unique_fd.
 
 #include <ringlet/reactor.hpp>
+#include <ringlet/recipes/standard.hpp>
 
-#include <fcntl.h>
 #include <getopt.h>
-#include <poll.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -160,6 +159,7 @@ int usage(std::FILE* out, int status) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    hold_standard_descriptors();
     static const option long_options[] = {{"lines", 0, nullptr, 'l'}, {"words", 0, nullptr, 'w'},
         {"bytes", 0, nullptr, 'c'}, {"jobs", 1, nullptr, 'j'}, {"help", 0, nullptr, 'h'}, {}};
     work w;

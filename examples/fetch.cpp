@@ -20,11 +20,11 @@
 
 #include <ringlet/recipes/http1_get.hpp>
 #include <ringlet/recipes/partial_file.hpp>
+#include <ringlet/recipes/signals.hpp>
+#include <ringlet/recipes/standard.hpp>
 
 #include <getopt.h>
-#include <sys/signalfd.h>
 
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <set>
@@ -112,12 +112,10 @@ task<> show(const work& w) {
     co_await sleep_for(std::chrono::hours::max());
 }
 // A signal ends it: whatever is under way is cancelled. Gives the signal's number, or 0.
-task<int> run(work& w, int signals) {
-    signalfd_siginfo info{};
-    const auto into = std::as_writable_bytes(std::span(&info, 1));
-    co_await when_any(fetch_all(w), show(w), io::read(signals, into));
+task<int> run(work& w, signals& ending) {
+    const auto [all, shown, why] = co_await when_any(fetch_all(w), show(w), ending.next());
     if (w.terminal) std::fputs("\r\033[K", stderr);
-    co_return static_cast<int>(info.ssi_signo);
+    co_return why ? static_cast<int>(why->ssi_signo) : 0;
 }
 
 int usage(std::FILE* out, int status) {
@@ -150,6 +148,7 @@ int print(const std::vector<download>& all) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    hold_standard_descriptors();
     static const option options[] = {{"timeout", 1, nullptr, 't'}, {"retries", 1, nullptr, 'r'},
         {"cacert", 1, nullptr, 'c'}, {"help", 0, nullptr, 'h'}, {}};
     work w;
@@ -167,18 +166,15 @@ int main(int argc, char** argv) {
     const bool good = *dir && jobs >= 1 && jobs <= 10000 && patience > 0 && retries >= 0
         && retries <= 1000;
     if (!good || optind == argc) return usage(stderr, 2);
-    sigset_t set;
-    sigemptyset(&set), sigaddset(&set, SIGINT), sigaddset(&set, SIGTERM);
-    sigprocmask(SIG_BLOCK, &set, nullptr);
     try {
-        const unique_fd signals(signalfd(-1, &set, SFD_CLOEXEC));
+        signals ending({SIGINT, SIGTERM});  // before the first thread
         std::set<std::string> taken;
         for (char** text = argv + optind; *text; ++text)
             w.all.push_back(download{url(*text), path_for(url(*text), dir, taken)});
         w.trusted = tls::trust(authorities);
         w.patience = seconds(patience), w.retries = static_cast<int>(retries),
         w.jobs = static_cast<std::size_t>(jobs);
-        const int number = block_on(run(w, signals));
+        const int number = block_on(run(w, ending));
         if (number) return 128 + number;
     } catch (const std::exception& e) { return std::fprintf(stderr, "fetch: %s\n", e.what()), 2; }
     return print(w.all);
