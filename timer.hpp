@@ -94,11 +94,15 @@ struct timer_node {
 
 }  // namespace detail
 
-//               3           Each deadline is no later than the four below it, so the first is the
-//        /   /     \   \      earliest. In an array: those below place i are at 4 i + 1 to 4 i + 4.
-//       5   8       4   9     To set one, it rises from the end past all that are later; where one
-//    / | | \                 leaves, the last takes its place, and rises or sinks from there.
-//   7  6 9  8
+//                   3
+//           /    /     \    \
+//          5    8       4    9
+//       / | | \
+//      7  6 9  8
+//
+// Each deadline is no later than the four below it, so the first is the earliest. In an array:
+// those below place i are at 4 i + 1 to 4 i + 4. To set one, it rises from the end past all that
+// are later; where one leaves, the last takes its place, and rises or sinks from there.
 //
 // The timers of an executor, in front of its reactor: whoever parks, parks here first. Made by the
 // first sleep or timeout; an executor without either has none.

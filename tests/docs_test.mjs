@@ -39,10 +39,13 @@ function measure() {
         const wide = [...document.querySelectorAll("body *")].find((e) => e.getBoundingClientRect().right > innerWidth + 1);
         problems.push(`scrolls sideways: ${root.scrollWidth} > ${innerWidth}, by ${wide && wide.outerHTML.slice(0, 120)}`);
     }
+    for (const image of document.images)
+        if (!image.naturalWidth) problems.push(`no picture: ${image.alt}`);
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     for (let node = walker.nextNode(); node; node = walker.nextNode()) {
         const parent = node.parentElement;
         if (!node.data.trim() || !parent.getClientRects().length || parent.closest("script, noscript")) continue;
+        if (/!\[[^\]]*\]\(/.test(node.data)) problems.push(`Markdown: ${node.data.trim().slice(0, 60)}`);
         const style = getComputedStyle(parent);
         if (parseFloat(style.fontSize) < 11) problems.push(`${style.fontSize}: ${node.data.trim().slice(0, 60)}`);
         // what sticks out of a box that does not scroll cannot be read

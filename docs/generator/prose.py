@@ -15,9 +15,10 @@ def slug(text):
 class Writer:
     """Renders for one page: knows how names and links are resolved there, and numbers the diagrams."""
 
-    def __init__(self, link_name, link_path, highlight):
+    def __init__(self, link_name, link_path, highlight, image):
         self.link_name = link_name  # "channel" -> address or None
         self.link_path = link_path  # "examples/echo.cpp" -> address or None
+        self.image = image  # "bench/results/cost.svg" -> its address
         self.highlight = highlight  # C++ -> HTML
         self.diagrams = 0
         self.headings = []
@@ -33,6 +34,8 @@ class Writer:
                 parts.append(f"<strong>{self.inline(piece[2:-2])}</strong>")
             elif INLINE.fullmatch(piece) and piece.startswith("*"):
                 parts.append(f"<em>{html.escape(piece[1:-1])}</em>")
+            elif match := re.fullmatch(r"!\[([^\]]+)\]\(([^)]+)\)", piece):
+                parts.append(f'<img alt="{html.escape(match[1])}" src="{self.image(match[2])}">')
             elif match := re.fullmatch(r"\[([^\]]+)\]\(([^)]+)\)", piece):
                 parts.append(self.anchor(match[1], match[2]))
             elif piece.startswith("http"):
@@ -102,8 +105,8 @@ class Writer:
 
     def legend(self, block):
         """(1) what it is    (2) the next: as a list."""
-        text = " ".join(line.strip() for line in block)
-        parts = re.split(r"(?:^|\s+)\((\d)\)\s", text)
+        text = "    ".join(line.strip() for line in block)
+        parts = re.split(r"(?:^|\s{3,})\((\d)\)\s", text)
         items = [f'<li><span class="number">({n})</span><span>{self.inline(re.sub(r"  +", " ", t.strip()), True)}</span></li>'
                  for n, t in zip(parts[1::2], parts[2::2])]
         return f'<ul class="legend">{"".join(items)}</ul>'
@@ -208,4 +211,4 @@ def blocks(lines):
 
 def definitions(block):
     """word   what it means, with its continuation below the meaning"""
-    return all(re.match(r"\s*\S+(?: \S+)*?\s{2,}\S|\s{6,}\S", line) for line in block)
+    return re.match(r"\s*\S+(?: \S+)*?\s{2,}\S", block[0]) and all(re.match(r"\s*\S+(?: \S+)*?\s{2,}\S|\s{6,}\S", line) for line in block)

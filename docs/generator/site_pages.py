@@ -1,4 +1,5 @@
 """The pages of docs/site: which there are, in the order in which they are read, and what each is made of."""
+import base64
 import glob
 import html
 import os
@@ -111,8 +112,12 @@ class Site:
             address = self.address_of(target) or self.address_of(os.path.join(os.path.dirname(page.path or ""), target))
             return address and address + ("#" + anchor if anchor else "")
 
+        def image(path):
+            # In the page itself: so a page that is copied or sent is whole.
+            return "data:image/svg+xml;base64," + base64.b64encode(read(self.root, path).encode()).decode()
+
         return prose.Writer(lambda name: self.index.lookup(name, page.address), link_path,
-                            lambda text: code.highlight(text, self.index, page.address))
+                            lambda text: code.highlight(text, self.index, page.address), image)
 
     # ---- making the pages
 
