@@ -94,11 +94,15 @@ struct timer_node {
 
 }  // namespace detail
 
-//                   3
-//           /    /     \    \
-//          5    8       4    9
-//       / | | \
-//      7  6 9  8
+//                  3
+//                  |
+//        +-----+---+-+-----+
+//        |     |     |     |
+//        5     8     4     9
+//        |
+//     +--+--+--+
+//     |  |  |  |
+//     7  6  9  8
 //
 // Each deadline is no later than the four below it, so the first is the earliest. In an array:
 // those below place i are at 4 i + 1 to 4 i + 4. To set one, it rises from the end past all that
