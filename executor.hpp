@@ -68,9 +68,9 @@ struct deadlock : std::runtime_error {
 
 // A job as the hooks see it. `id` is its own as long as it lives.
 struct job_info {
-    const void *id, *parent;  // parent: of a child in a group, else nullptr
-    std::source_location spawned,
-        where;  // the place of the spawn, and of the last co_await that suspended
+    const void *id, *parent;       // parent: of a child in a group, else nullptr
+    std::source_location spawned;  // the place of the spawn
+    std::source_location where;    // that of the last co_await that suspended
 };
 // For tracers, counters and stall warnings. on_spawn: a task has been queued (a child in a group:
 // it is about to run first). before_run, after_run: around each run. on_finish: its frames are

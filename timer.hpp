@@ -9,7 +9,7 @@
 //
 // A deadline's life:
 //
-//     (1) co_await                  (2) timer_heap::park                  (3) timer_heap::expire
+//     (1) co_await                  (2) timer_heap::park             (3) timer_heap::expire
 //     computed ---> in the heap ---> the earliest bounds the sleep ---> the sleeper is runnable, or
 //                       |                                       the timeout stops what it is around
 //                       +--- (4) the job is cancelled, or the work is done: unlinked, at once

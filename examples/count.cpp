@@ -73,6 +73,7 @@ struct work {
         std::uintmax_t sum = 0;
         for (input& in : inputs) {
             struct stat s {};
+            if (in.is_stdin() && fcntl(STDIN_FILENO, F_GETFL) & O_PATH) continue;  // it is closed
             if ((in.is_stdin() ? fstat(STDIN_FILENO, &s) : stat(in.name, &s)) != 0) continue;
             in.fifo = S_ISFIFO(s.st_mode);
             if (S_ISREG(s.st_mode)) sum += static_cast<std::uintmax_t>(s.st_size);

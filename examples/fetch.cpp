@@ -142,7 +142,9 @@ int print(const std::vector<download>& all) {
         std::printf("%3d %12zu %8.2f  %s  %s\n", d.status, d.bytes, d.took.count(),
             d.error.empty() ? d.path.c_str() : "-", d.from.text().c_str());
     }
-    return failed || std::fflush(stdout) != 0 || std::ferror(stdout) ? 1 : 0;
+    if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return failed ? 1 : 0;
+    std::perror("fetch: standard output");
+    return 1;
 }
 
 }  // namespace

@@ -1906,14 +1906,14 @@ TEST_CASE("wakers and schedules after the end do nothing") {
     CHECK_FALSE(wakers[0].wakes(wakers[1]));
 }
 
-// ---- what was never looked at -------------------------------------------------------------------
+// ---- arguments, parkers, threads ----------------------------------------------------------------
 
 TEST_CASE("spawn(f, args...): what an argument is converted to lives as long as the task") {
     struct counts {
         int* gone;
         explicit counts(int& n) : gone(&n) {}
     };
-    struct converted {  // without a mark, as g++ 12 destroys it twice if it is an aggregate
+    struct converted {  // no aggregate, which g++ 12 would destroy twice
         converted(counts c) : gone(c.gone) {}
         converted(const converted&) = delete;
         ~converted() { ++*gone; }
@@ -1989,10 +1989,6 @@ TEST_CASE(
 }
 
 TEST_CASE("an executor that is thread_local gives every block back when its thread ends") {
-    struct counted_at_exit {
-        std::size_t* blocks;
-        ~counted_at_exit() { *blocks = 1; }
-    };
     int gone = 0;
     std::thread([&] {
         static thread_local executor ex;

@@ -114,7 +114,7 @@ def test_calls():
     done = run([FETCH, "--help"])
     equal((done.returncode, done.stderr, done.stdout[:13]), (0, b"", b"usage: fetch "), "help")
     for args in ([], ["-j", "0", "http://a"], ["-j", "x", "http://a"], ["--timeout", "0", "http://a"], ["--retries", "-1", "http://a"], ["--x", "http://a"],
-                 ["-o"]):
+                 ["-o"], ["-o", "", "http://a"]):
         done = run([FETCH, *args])
         equal((done.returncode, done.stdout), (2, b""), "wrong call %s" % args)
         check(re.fullmatch(rb"usage: fetch .*\n", done.stderr), "one line: %r" % done.stderr)

@@ -2345,28 +2345,12 @@ TEST_CASE("groups in a job whose schedule function drops its children's runnable
 // ---- memory ------------------------------------------------------------------------------------
 
 TEST_CASE("memory that runs out at each allocation of a group in turn: nothing is lost") {
-    class limited final : public std::pmr::memory_resource {
-    public:
-        long left = 0, alive = 0;
-
-    private:
-        void* do_allocate(std::size_t n, std::size_t alignment) override {
-            if (left-- <= 0) throw std::bad_alloc();
-            ++alive;
-            return std::pmr::new_delete_resource()->allocate(n, alignment);
-        }
-        void do_deallocate(void* p, std::size_t n, std::size_t alignment) override {
-            --alive;
-            std::pmr::new_delete_resource()->deallocate(p, n, alignment);
-        }
-        bool do_is_equal(const memory_resource& o) const noexcept override { return this == &o; }
-    };
     stopwatch time;
     int refused = 0, went_well = 0;
-    for (long left = 0; left < 100 && !went_well; ++left) {
-        CAPTURE(left);
-        limited memory;
-        memory.left = left;
+    for (int limit = 0; limit < 100 && !went_well; ++limit) {
+        CAPTURE(limit);
+        counting_resource memory;
+        memory.limit = limit;
         frame_pool::use(&memory);
         int gone = 0, made = 0;
         const auto make = [&] {
@@ -2394,7 +2378,7 @@ TEST_CASE("memory that runs out at each allocation of a group in turn: nothing i
         } catch (const std::bad_alloc&) { ++refused; }
         CHECK(gone == made);
         frame_pool::use(nullptr);
-        CHECK(memory.alive == 0);
+        CHECK(memory.live == 0);
     }
     CHECK(refused > 10);
     CHECK(went_well == 1);

@@ -56,6 +56,9 @@ SEEN_BY_THE_COMPILER = {
     "a result that no frame can hold": (
         "struct alignas(64) wide { char c[64]; }; task<wide> g() { co_return wide(); } task<> f() { (void)co_await g(); }",
         ["ringlet: no compiler aligns a coroutine's frame beyond 16 bytes"]),
+    "an item that no frame can hold": (
+        "struct alignas(64) wide { char c[64]; }; task<> f(channel<wide>& c) { co_await c.send(wide()); }",
+        ["ringlet: an item lies in frames"]),
     "a number instead of a duration": (
         "task<> f() { co_await sleep_for(5); }", ["std::chrono::duration"]),
     "something that cannot be awaited": (

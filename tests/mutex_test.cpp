@@ -1,11 +1,12 @@
 // recipes/mutex.hpp: exclusion, order, and that no permit is lost, whoever is cancelled and when.
 #include <doctest/doctest.h>
 
-#include <memory_resource>
 #include <new>
 #include <ringlet/recipes/mutex.hpp>
 #include <ringlet/timer.hpp>
 #include <vector>
+
+#include "support.hpp"
 
 using namespace std::chrono_literals;
 using ringlet::block_on;
@@ -144,22 +145,7 @@ TEST_CASE("who waits for a semaphore that is destroyed gets channel_closed") {
 }
 
 TEST_CASE("to give a permit back takes no memory, even where there is none left") {
-    class limited final : public std::pmr::memory_resource {
-    public:
-        long left = 1'000'000;
-
-    private:
-        void* do_allocate(std::size_t n, std::size_t alignment) override {
-            if (left-- <= 0) throw std::bad_alloc();
-            return std::pmr::new_delete_resource()->allocate(n, alignment);
-        }
-        void do_deallocate(void* p, std::size_t n, std::size_t alignment) override {
-            std::pmr::new_delete_resource()->deallocate(p, n, alignment);
-        }
-        bool do_is_equal(const memory_resource& other) const noexcept override {
-            return this == &other;
-        }
-    } memory;
+    support::counting_resource memory;
     ringlet::frame_pool::use(&memory);
     bool used_up = false;
     auto root = [&]() -> task<> {
@@ -167,12 +153,12 @@ TEST_CASE("to give a permit back takes no memory, even where there is none left"
         ringlet::channel<char> filled(1'000'000);
         {
             auto lock = co_await m.lock();
-            memory.left = 0;
+            memory.limit = 0;
             try {
                 for (;;) filled.try_send('x');
             } catch (const std::bad_alloc&) { used_up = true; }
         }
-        memory.left = 1'000'000;
+        memory.limit = 1'000'000;
         auto again = m.try_lock();
         CHECK(again.has_value());
     };
@@ -196,8 +182,8 @@ TEST_CASE(
         for (; others < 5; ++others) co_await yield_now();
         CHECK(rounds >= 4 * 127);
         CHECK(rounds <= 6 * 128);
-        auto nobody = co_await std::move(h)
-                          .cancel();  // where it yields, with the lock in its hands
+        // It yields in there, with the lock in its hands.
+        auto nobody = co_await std::move(h).cancel();
         CHECK_FALSE(nobody);
         auto lock = m.try_lock();
         CHECK(lock.has_value());

@@ -29,6 +29,7 @@ using ringlet::sleep_for;
 using ringlet::task;
 using ringlet::virtual_time;
 using ringlet::waker;
+using support::counting_resource;
 using support::drop;
 using support::guard;
 using support::history;
@@ -48,29 +49,6 @@ task<> nap_and_fail(std::chrono::nanoseconds d) {
     co_await sleep_for(d);
     throw oops("oops");
 }
-
-// Counts, and stops giving after `limit` allocations.
-class counting_resource : public std::pmr::memory_resource {
-public:
-    int allocations = 0, live = 0, limit = 1'000'000;
-    std::size_t least_alignment = 1'024;
-
-private:
-    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
-        if (limit == 0) throw std::bad_alloc();
-        void* p = std::pmr::new_delete_resource()->allocate(bytes, alignment);
-        --limit, ++allocations, ++live;
-        least_alignment = std::min(least_alignment, alignment);
-        return p;
-    }
-    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
-        --live;
-        std::pmr::new_delete_resource()->deallocate(p, bytes, alignment);
-    }
-    bool do_is_equal(const memory_resource& other) const noexcept override {
-        return this == &other;
-    }
-};
 
 class pool_from {  // for one test
 public:

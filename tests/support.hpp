@@ -3,9 +3,11 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <memory_resource>
+#include <new>
 #include <ringlet/task.hpp>
 #include <stdexcept>
 #include <string>
@@ -136,21 +138,27 @@ private:
     std::deque<ringlet::runnable> queue_;
 };
 
-// A heap that counts what is taken from it.
+// A heap that counts, and stops giving after `limit` allocations.
 class counting_resource final : public std::pmr::memory_resource {
 public:
-    long taken = 0, alive = 0;
+    int allocations = 0, live = 0, limit = 1'000'000;
+    std::size_t least_alignment = 1'024;
 
 private:
-    void* do_allocate(std::size_t n, std::size_t alignment) override {
-        ++taken, ++alive;
-        return std::pmr::new_delete_resource()->allocate(n, alignment);
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+        if (limit == 0) throw std::bad_alloc();
+        void* p = std::pmr::new_delete_resource()->allocate(bytes, alignment);
+        --limit, ++allocations, ++live;
+        least_alignment = std::min(least_alignment, alignment);
+        return p;
     }
-    void do_deallocate(void* p, std::size_t n, std::size_t alignment) override {
-        --alive;
-        std::pmr::new_delete_resource()->deallocate(p, n, alignment);
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
+        --live;
+        std::pmr::new_delete_resource()->deallocate(p, bytes, alignment);
     }
-    bool do_is_equal(const memory_resource& o) const noexcept override { return this == &o; }
+    bool do_is_equal(const memory_resource& other) const noexcept override {
+        return this == &other;
+    }
 };
 
 }  // namespace support

@@ -211,4 +211,5 @@ def blocks(lines):
 
 def definitions(block):
     """word   what it means, with its continuation below the meaning"""
-    return re.match(r"\s*\S+(?: \S+)*?\s{2,}\S", block[0]) and all(re.match(r"\s*\S+(?: \S+)*?\s{2,}\S|\s{6,}\S", line) for line in block)
+    word = r"\s*\S+(?: \S+)*?\s{2,}\S"
+    return re.match(word, block[0]) and all(re.match(word + r"|\s{6,}\S", line) for line in block)

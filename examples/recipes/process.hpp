@@ -28,9 +28,10 @@
 //     frame is cancelled: no program outlives its object, and no zombie stays. SIGKILL takes effect
 //     within microseconds, or a waiting disk's time: it is short enough to be waited for.
 //
-// The program gets the three descriptors and no other, if it is not to keep them, the environment, SIGPIPE as usual, and the
-// signal mask without what signals.hpp has blocked here. SIGCHLD must not be ignored in this program:
-// the kernel would reap by itself. The processes that the child starts are its own affair.
+// The program gets the three descriptors, and no other if it is not asked for (`keeps`), the
+// environment, SIGPIPE as usual, and the signal mask without what signals.hpp has blocked here.
+// SIGCHLD must not be ignored in this program: the kernel would reap by itself. The processes that the
+// child starts are its own affair.
 #pragma once
 
 #include <ringlet/recipes/signals.hpp>
