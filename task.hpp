@@ -980,8 +980,8 @@ struct [[nodiscard]] group : waits<group> {
         if (members.empty() && missing <= 0) owner->fulfil();  // there were none, say
     }
     // Cancels the children that have not ended. They end in their own runs, later: until the last
-    // of them has, the group waits, and its owner with it. While start() is at work (the owner is not
-    // suspended yet) this is left to it: no walk of the list goes on inside another.
+    // of them has, the group waits, and its owner with it. While start() is at work (the owner is
+    // not suspended yet) this is left to it: no walk of the list goes on inside another.
     void stop() noexcept {
         if (std::exchange(stopping, true) || !owner->is(job::suspended)) return;
         for_each([](job& j) { j.cancel(); });

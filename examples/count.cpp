@@ -23,7 +23,6 @@
 #include <cstring>
 #include <span>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
