@@ -223,7 +223,7 @@ struct channel {
 
 // ---- 2. The works -------------------------------------------------------------------------------
 
-long crowd = 100;
+long crowd = 10'000;
 
 task<> yielder(long n) {
     for (long i = 0; i < n; ++i) co_await yield();
@@ -366,7 +366,7 @@ int main(int argc, char** argv) {
         if (crowd > 0 && count >= crowd && std::strcmp(argv[1], w.name) == 0)
             return measure(w, count);
     std::fprintf(stderr,
-        "usage: floor yield|spawn|call|pingpong|sleep COUNT     (100 at least)\n"
+        "usage: floor yield|spawn|call|pingpong|sleep COUNT     (10,000 at least)\n"
         "       floor yield|spawn|message COUNT CROWD     (CROWD at least)\n");
     return 2;
 }

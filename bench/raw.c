@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { workers = 64, block = 4096, blocks = 16384 };
+enum { workers = 64, block = 4096, blocks = 65536 };
 
 static struct io_uring ring;
 static uint64_t states[workers], enters;

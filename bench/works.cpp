@@ -2,14 +2,14 @@
 //
 //   usage: works NAME COUNT
 //
-//   yield      100 tasks that yield COUNT / 100 times each
+//   yield      10,000 tasks that yield COUNT / 10,000 times each
 //   spawn      a task spawns a child that returns at once, and awaits its handle
 //   call       a task awaits a child, which is not inlined, and returns at once
 //   pingpong   two tasks send a number there and back, over two channels of capacity 1
 //   timeout    a child that yields once, under a timeout of 10 seconds
 //   sleep      COUNT tasks sleep a pseudo-random 1 to 50 ms
 //   nop        64 tasks make COUNT / 64 requests each that do nothing
-//   fread      64 tasks make COUNT / 64 random reads of 4 KiB each, of a cached file of 64 MiB
+//   fread      64 tasks make COUNT / 64 random reads of 4 KiB each, of a cached file of 256 MiB
 //   hello      block_on of a task that returns at once, COUNT times
 //   bytes      COUNT tasks that loop over yields: the memory of one, as `bytes`
 //
@@ -88,15 +88,16 @@ struct random_numbers {
 
 // ---- 2. Tasks and nothing else ------------------------------------------------------------------
 
-constexpr long yielders = 100;
+constexpr long yielders = 10'000;
+std::vector<join_handle<>> crowd;  // the memory of the first round serves the second
 
 task<> yielder(long n) {
     for (long i = 0; i < n; ++i) co_await yield_now();
 }
 task<> yields(long n) {
-    std::array<join_handle<>, yielders> handles;
-    for (auto& h : handles) h = spawn(yielder(n / yielders));
-    for (auto& h : handles) co_await std::move(h);
+    for (long i = 0; i < yielders; ++i) crowd.push_back(spawn(yielder(n / yielders)));
+    for (auto& h : crowd) co_await std::move(h);
+    crowd.clear();
 }
 
 task<int> child(int i) { co_return i; }
@@ -148,16 +149,14 @@ task<long> timeouts(long n) {
 
 // ---- 3. Timers and the ring ---------------------------------------------------------------------
 
-std::vector<join_handle<>> sleepers;  // the memory of the first round serves the second
-
 task<> sleeper(std::chrono::microseconds d) { co_await sleep_for(d); }
 task<> sleeps(long n) {
     random_numbers random(1);
-    sleepers.reserve(static_cast<std::size_t>(n));
+    crowd.reserve(static_cast<std::size_t>(n));
     for (long i = 0; i < n; ++i)
-        sleepers.push_back(spawn(sleeper(1ms + std::chrono::microseconds(random.next() % 49'000))));
-    for (auto& h : sleepers) co_await std::move(h);
-    sleepers.clear();
+        crowd.push_back(spawn(sleeper(1ms + std::chrono::microseconds(random.next() % 49'000))));
+    for (auto& h : crowd) co_await std::move(h);
+    crowd.clear();
     enters = static_cast<long>(reactor::stats().enters);
 }
 
@@ -173,7 +172,7 @@ task<> nops(long n) {
     enters = static_cast<long>(reactor::stats().enters);
 }
 
-constexpr std::size_t block = 4096, blocks = 16384;
+constexpr std::size_t block = 4096, blocks = 65536;
 
 // A file without a name, whose pages are in memory since they have just been written.
 int cached_file() {
@@ -223,12 +222,12 @@ struct counting_resource : std::pmr::memory_resource {
 };
 
 task<> spawn_yielders(long n) {
-    sleepers.reserve(static_cast<std::size_t>(n));
+    crowd.reserve(static_cast<std::size_t>(n));
     const long before = bytes;
-    for (long i = 0; i < n; ++i) sleepers.push_back(spawn(yielder(2)));
+    for (long i = 0; i < n; ++i) crowd.push_back(spawn(yielder(2)));
     bytes -= before;
-    for (auto& h : sleepers) co_await std::move(h);
-    sleepers.clear();
+    for (auto& h : crowd) co_await std::move(h);
+    crowd.clear();
 }
 void measure_bytes(long n) {
     counting_resource counting;
@@ -261,7 +260,7 @@ const work works[] = {
         [](long n) {
             if constexpr (built("yield")) block_on(yields(n));
         },
-        1000, yielders},
+        yielders, yielders},
     {"spawn",
         [](long n) {
             if constexpr (built("spawn")) expect(block_on(spawns(n)), sum_below(n));
@@ -333,7 +332,7 @@ int main(int argc, char** argv) {
     for (const work& w : works)
         if (count >= w.step && built(w.name) && std::strcmp(argv[1], w.name) == 0)
             return measure(w, count);
-    std::fprintf(stderr, "usage: works NAME COUNT     (64 at least)     NAME:");
+    std::fprintf(stderr, "usage: works NAME COUNT     (10,000 at least)     NAME:");
     for (const work& w : works) std::fprintf(stderr, " %s", w.name);
     std::fprintf(stderr, "\n");
     return 2;

@@ -35,7 +35,7 @@ using timer = asio::basic_waitable_timer<std::chrono::steady_clock,
 using channel = asio::experimental::channel<executor, void(asio::error_code, int)>;
 constexpr asio::use_awaitable_t<executor> use_awaitable;
 
-constexpr long yielders = 100;
+constexpr long yielders = 10'000;
 long finished = 0;
 
 awaitable<void> yielder(long n) {
@@ -123,7 +123,7 @@ struct work {
     long first;  // the units of the round that is not counted; 0: as many
     bool each;   // do all units finish, or one task for all?
 };
-const work works[] = {{"yield", yields, 1000, false}, {"spawn", spawns, 1000, false},
+const work works[] = {{"yield", yields, yielders, false}, {"spawn", spawns, 1000, false},
     {"call", calls, 1000, false}, {"pingpong", pings, 1000, false},
     {"timeout", timeouts, 1000, false}, {"sleep", sleeps, 0, true}};
 
@@ -162,7 +162,7 @@ int main(int argc, char** argv) {
     const long count = argc == 3 ? std::atol(argv[2]) : 0;
     for (const work& w : works)
         if (count >= yielders && std::strcmp(argv[1], w.name) == 0) return measure(w, count);
-    std::fprintf(stderr, "usage: asio NAME COUNT     (100 at least)     NAME:");
+    std::fprintf(stderr, "usage: asio NAME COUNT     (10,000 at least)     NAME:");
     for (const work& w : works) std::fprintf(stderr, " %s", w.name);
     std::fprintf(stderr, "\n");
     return 2;

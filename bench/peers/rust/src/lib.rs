@@ -15,7 +15,7 @@ pub struct Work {
     pub sum: fn(u64) -> u64,
 }
 
-pub const YIELDERS: u64 = 100;
+pub const YIELDERS: u64 = 10_000;
 
 /// 0 + 1 + ... + (n - 1)
 pub fn below(n: u64) -> u64 {
@@ -64,7 +64,7 @@ pub fn measure(works: &[Work]) {
         Some(work) if count > 0 => (work, count),
         _ => {
             let names: Vec<&str> = works.iter().map(|w| w.name).collect();
-            eprintln!("usage: NAME {} COUNT     (100 at least)", names.join("|"));
+            eprintln!("usage: NAME {} COUNT     (10,000 at least)", names.join("|"));
             std::process::exit(2);
         }
     };

@@ -86,7 +86,7 @@ async fn pings(n: u64) -> u64 {
 
 fn main() {
     measure(&[
-        Work { name: "yield", run: |n| block_on(yields(n)), first: 1000, sum: all },
+        Work { name: "yield", run: |n| block_on(yields(n)), first: YIELDERS, sum: all },
         Work { name: "spawn", run: |n| block_on(spawns(n)), first: 1000, sum: below },
         Work { name: "call", run: |n| block_on(calls(n)), first: 1000, sum: below },
         Work { name: "pingpong", run: |n| block_on(pings(n)), first: 1000, sum: below },

@@ -110,7 +110,7 @@ fn alone<F: std::future::Future<Output = u64>>(future: F) -> u64 {
 
 fn main() {
     measure(&[
-        Work { name: "yield", run: on_executor!(yields), first: 1000, sum: all },
+        Work { name: "yield", run: on_executor!(yields), first: YIELDERS, sum: all },
         Work { name: "spawn", run: on_executor!(spawns), first: 1000, sum: below },
         Work { name: "call", run: |n| alone(calls(n)), first: 1000, sum: below },
         Work { name: "pingpong", run: on_executor!(pings), first: 1000, sum: below },
