@@ -145,11 +145,11 @@ int main(int argc, char** argv) {
         if (o == '?') return usage(stderr, 2);
         (o == 'a' ? host : port) = optarg;
     }
-    const unsigned long number = std::strtoul(port, &end, 10);
+    const long number = std::strtol(port, &end, 10);
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(static_cast<std::uint16_t>(number));
-    const bool good = *port && !*end && number <= 65535
+    const bool good = *port && !*end && number >= 0 && number <= 65535
         && inet_pton(AF_INET, host, &address.sin_addr) == 1;
     if (!good || optind < argc) return usage(stderr, 2);
     try {

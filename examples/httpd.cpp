@@ -156,19 +156,19 @@ int main(int argc, char** argv) {
     static const option options[] = {{"host", 1, nullptr, 'a'}, {"port", 1, nullptr, 'p'},
         {"threads", 1, nullptr, 't'}, {"timeout", 1, nullptr, 's'}, {"help", 0, nullptr, 'h'}, {}};
     const char* host = "127.0.0.1";
-    unsigned long port = 8080, threads = 1, seconds = 15;
+    long port = 8080, threads = 1, seconds = 15;
     opterr = 0;  // a wrong call gets one line
     for (int o; (o = getopt_long(argc, argv, "", options, nullptr)) != -1;) {
         char* end = optarg;
         if (o == 'h') return usage(stdout, 0);
         if (o == '?') return usage(stderr, 2);
-        unsigned long& number = o == 'p' ? port : o == 't' ? threads : seconds;
+        long& number = o == 'p' ? port : o == 't' ? threads : seconds;
         if (o == 'a') host = optarg;
-        else number = std::strtoul(optarg, &end, 10);
+        else number = std::strtol(optarg, &end, 10);
         if (o != 'a' && (end == optarg || *end)) return usage(stderr, 2);
     }
-    const bool good = port < 65536 && threads - 1 < 256 && seconds - 1 < 86400;
-    if (!good || optind + 1 != argc) return usage(stderr, 2);
+    const bool good = port >= 0 && port < 65536 && threads > 0 && threads <= 256;
+    if (!good || seconds < 1 || seconds > 86400 || optind + 1 != argc) return usage(stderr, 2);
     patience = std::chrono::seconds(seconds);
     rlimit limit;  // of descriptors: as many as it may have
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0) limit.rlim_cur = limit.rlim_max;

@@ -152,6 +152,8 @@ int main(int argc, char** argv) {
     }
     const int words = argc - optind;
     if (words > 2 || words < (listens ? 1 : 2)) return usage(stderr, 2);
+    // getaddrinfo takes 65616 for 80.
+    if (std::atol(argv[argc - 1]) > 65535) return usage(stderr, 2);
     const std::string host = words == 2 ? argv[optind] : "127.0.0.1", port = argv[argc - 1];
     try {
         const address_list list(host.c_str(), port.c_str(), listens ? AI_PASSIVE : 0);

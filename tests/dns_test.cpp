@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <ringlet/recipes/happy_eyeballs.hpp>
@@ -115,8 +116,23 @@ TEST_CASE("what cannot be found is an error with the name in it") {
             CHECK(support::contains(e.what(), "no-such-service"));
         }
     }
+    CHECK_THROWS_AS(block_on(resolve("127.0.0.1", "65616")), resolve_error);  // and not port 80
     CHECK_THROWS_AS(block_on(resolve("two words", "80")), resolve_error);
     CHECK_THROWS_AS(block_on(connect_any({})), std::invalid_argument);
+}
+
+TEST_CASE("what the system refuses is told as its error") {
+    rlimit before{};
+    endpoints list;
+    std::error_code why;
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+    const rlimit none{0, before.rlim_max};  // so that the file of names cannot be opened
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+    try {
+        detail::look_up("localhost", "80", 0, list);
+    } catch (const std::system_error& e) { why = e.code(); }
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK(why.value() == EMFILE);
 }
 
 TEST_CASE("the families take turns, beginning with that of the first") {

@@ -625,7 +625,7 @@ def test_echo_address_in_use():
 
 def test_echo_usage():
     for args in (["--port", "65536"], ["--port", "x"], ["--port", ""], ["--port"], ["--host", "nowhere"], ["--what"], ["more"],
-                 ["--port", "-1"], ["-p", "1"]):
+                 ["--port", "-1"], ["-p", "1"], ["--port", "4294967297"], ["--port", "-18446744073709551615"]):
         done = run([program("echo")] + args)
         equal((done.stdout, done.returncode), (b"", 2), "echo %s: stdout and exit status" % args)
         check(done.stderr.startswith(b"usage: echo") and done.stderr.count(b"\n") == 1, "stderr %r" % done.stderr)

@@ -108,7 +108,7 @@ def test_calls():
         done = run([HTTPD, *args])
         equal((done.returncode, done.stderr, done.stdout[:13]), (0, b"", b"usage: httpd "), "help")
     for args in ([], ["a", "b"], ["--port"], ["--port", "x", "."], ["--port", "70000", "."], ["--port", "-1", "."],
-                 ["--threads", "0", "."], ["--timeout", "0", "."], ["--timeout", "1s", "."], ["--nothing", "."]):
+                 ["--port", "-18446744073709551615", "."], ["--port", "4294967297", "."], ["--threads", "-1", "."], ["--threads", "0", "."], ["--timeout", "0", "."], ["--timeout", "1s", "."], ["--nothing", "."]):
         done = run([HTTPD, *args])
         equal((done.returncode, done.stdout), (2, b""), "wrong call %s" % args)
         check(re.fullmatch(rb"usage: httpd .*\n", done.stderr), "one line: %r" % done.stderr)

@@ -397,7 +397,8 @@ def test_signals():
 
 
 def test_usage():
-    for args in ((), ("host",), ("-l",), ("-x",), ("a", "b", "c"), ("-l", "a", "b", "c"), ("--nonsense",)):
+    for args in ((), ("host",), ("-l",), ("-x",), ("a", "b", "c"), ("-l", "a", "b", "c"), ("--nonsense",),
+                 ("127.0.0.1", "65616"), ("-l", "65536"), ("--", "127.0.0.1", "99999999999999999999")):
         code, out, err = run(*args)
         check((code, out) == (2, b"") and err.startswith(b"usage: relay") and err.count(b"\n") == 1, "%r: %r" % (args, (code, out, err)))
     code, out, err = run("--help")

@@ -202,6 +202,8 @@ TEST_CASE("listen_on: any free port, a shared one, one that is taken") {
     unsigned any = 0;
     for (const char* bad : {"nowhere", "256.0.0.1", "1.2.3", "127.0.0.1x"})
         CHECK_THROWS_AS(listen_on(bad, any), std::system_error);
+    unsigned wrapped = 65536 + port;
+    CHECK_THROWS_AS(listen_on("127.0.0.1", wrapped), std::system_error);
 }
 
 TEST_CASE("paths and types") {

@@ -40,13 +40,15 @@ using endpoints = std::vector<endpoint>;
 
 namespace detail {
 
-// Gives an error of getaddrinfo, or 0.
+// Gives an error of getaddrinfo, or 0; one of the system is thrown, since errno is this thread's.
 inline int look_up(
     const std::string& host, const std::string& service, int flags, endpoints& into) {
     addrinfo hints{}, *found = nullptr;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = flags;
+    if (std::atol(service.c_str()) > 65535) return EAI_SERVICE;  // getaddrinfo takes 65616 for 80
     const int error = ::getaddrinfo(host.c_str(), service.c_str(), &hints, &found);
+    if (error == EAI_SYSTEM) fail(errno, host);
     for (const addrinfo* a = found; a; a = a->ai_next) into.emplace_back(*a);
     if (found) ::freeaddrinfo(found);
     return error;
@@ -55,7 +57,7 @@ inline int look_up(
 }  // namespace detail
 
 // The addresses of a host, in the system's order of preference. Asks a helper thread, unless the host
-// is an address. Throws resolve_error. A question that is under way cannot be cancelled: it is
+// is an address. Throws resolve_error, or std::system_error. A question that is under way cannot be cancelled: it is
 // waited for.
 template <class = void> task<endpoints> resolve(std::string host, std::string service) {
     endpoints list;

@@ -29,7 +29,7 @@ inline unique_fd listen_on(const char* host, unsigned& port, bool shared = false
     addrinfo hints{}, *found = nullptr;
     hints.ai_flags = AI_NUMERICHOST | AI_PASSIVE;
     hints.ai_socktype = SOCK_STREAM;
-    if (::getaddrinfo(host, std::to_string(port).c_str(), &hints, &found) != 0)
+    if (port > 65535 || ::getaddrinfo(host, std::to_string(port).c_str(), &hints, &found) != 0)
         detail::fail(EINVAL, name);
     const std::unique_ptr<addrinfo, void (*)(addrinfo*)> address(found, ::freeaddrinfo);
     unique_fd fd(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
