@@ -45,20 +45,19 @@ std::atomic<bool> failed = false;
 
 // Opens the file that is asked for, and says what to send of it. Throws http1::error.
 task<http1::answer> find(const http1::parser& request, unique_fd& file) {
-    http1::answer a;
     struct stat s {};
     std::string path = http1::path_of(request.target);
-    if (path.back() == '/') path += "index.html";
+    const bool whole = path.back() != '/';
+    if (!whole) path += "index.html";
     http1::require(request.method == "GET" || request.method == "HEAD", "method", 405);
     // A FIFO opens at once with O_NONBLOCK, and is refused then. A file is to be read as usual.
     file = co_await open_beneath(root, path, O_RDONLY | O_NONBLOCK);
     fstat(file, &s), fcntl(file, F_SETFL, 0);
-    http1::require(S_ISREG(s.st_mode) || S_ISDIR(s.st_mode), "neither file nor directory", 404);
-    if (S_ISREG(s.st_mode)) a = http1::select(request, s, path);
-    else
-        a.status = 301,
-        a.fields = "Location: " + std::string(http1::path_part(request.target)) + "/\r\n";
-    co_return a;
+    if (S_ISREG(s.st_mode)) co_return http1::select(request, s, path);
+    // A directory that is called index.html would lead to itself, for ever.
+    http1::require(S_ISDIR(s.st_mode) && whole, "neither file nor directory", 404);
+    http1::answer moved{301, "Location: " + http1::with_slash(request.target) + "\r\n"};
+    co_return moved;
 }
 
 // A client that takes nothing for so long is given up; after 2 or 3 seconds, if the server is to end.
@@ -138,8 +137,9 @@ void run_all(const char* host, unsigned port, unsigned threads, int signals) {
     std::vector<unique_fd> listeners;
     std::vector<std::jthread> others;
     for (unsigned i = 0; i < threads; ++i) listeners.push_back(listen_on(host, port, threads > 1));
-    std::printf("listening on %s:%u\n", host, port);
-    std::fflush(stdout);
+    const bool six = std::strchr(host, ':');
+    std::printf(six ? "listening on [%s]:%u\n" : "listening on %s:%u\n", host, port);
+    if (std::fflush(stdout) != 0) std::perror("httpd: standard output");
     for (unsigned i = 1; i < threads; ++i)
         others.emplace_back(run, std::move(listeners[i]), signals);
     run(std::move(listeners[0]), signals);

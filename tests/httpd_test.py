@@ -27,6 +27,7 @@ BIG = bytes(range(256)) * 40000  # 10 MB: more than the sockets' buffers hold
 def files():
     """A directory to serve, and beside it what must not be served."""
     os.makedirs("www/sub/deep")
+    os.makedirs("www/odd/index.html")  # a directory
     contents = {"index.html": b"<p>hello</p>\n", "a.txt": b"0123456789", "empty.txt": b"", "big.bin": BIG, "x.png": b"\x89PNG",
                 "a b%.txt": b"odd name\n", "medium.bin": BIG[:200000],
                 "sub/index.html": b"sub\n", "sub/deep/c.txt": b"deep\n", "\u00e9.txt": b"accent\n"}
@@ -138,15 +139,30 @@ def test_files():
             head = ask(port, target, method="HEAD")
             fields.pop("date"), head[1].pop("date")
             equal(head, (200, fields, b""), "HEAD " + target)
-        for target, to in (("/sub", "/sub/"), ("//sub", "/sub/"), ("/sub/deep?x", "/sub/deep/"), ("///sub/deep", "/sub/deep/")):
+        for target, to in (("/sub", "/sub/"), ("//sub", "/sub/"), ("/sub/deep?x=/../y?", "/sub/deep/?x=/../y?"), ("///sub/deep", "/sub/deep/"),
+                           ("http://any.host/sub?", "/sub/?"), ("/odd/index.html", "/odd/index.html/")):
             equal([ask(port, target)[i] for i in (0, 2)], [301, b""], target)
             equal(ask(port, target)[1]["location"], to, target)
-        for target in ("/missing", "/sub/deep/", "/a.txt/", "/fifo", "/" + "x" * 300, "/a.txt/b"):
+        for target in ("/missing", "/sub/deep/", "/odd/", "/odd/index.html/", "/a.txt/", "/fifo", "/" + "x" * 300, "/a.txt/b"):
             equal(ask(port, target)[0], 404, target)
             equal(ask(port, target, method="HEAD")[2], b"", "HEAD " + target)
         for method in ("POST", "PUT", "DELETE", "OPTIONS", "get", "X"):
             status, fields, _ = ask(port, "/a.txt", method=method)
             equal((status, fields["allow"]), (405, "GET, HEAD"), method)
+
+
+def test_the_address_it_prints():
+    if not socket.has_ipv6:
+        raise Skip("no IPv6")
+    with started([HTTPD, "--host", "::1", "--port", "0", "."], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        line = process.stdout.readline().decode()
+        if not line:
+            raise Skip("no IPv6: %r" % process.stderr.read())
+        check(re.fullmatch(r"listening on \[::1\]:\d+\n", line), "the first line is %r" % line)
+        end_well(process)
+    with open("/dev/full", "wb") as full, started([HTTPD, "--port", "0", "."], stdout=full, stderr=subprocess.PIPE) as process:
+        equal(process.stderr.readline(), b"httpd: standard output: No space left on device\n", "a line that is lost")
+        end_well(process)
 
 
 def test_ranges():
@@ -155,7 +171,8 @@ def test_ranges():
             first, last = map(int, part.split("-"))
             status, fields, body = ask(port, "/a.txt", "Range: bytes=" + given)
             equal((status, body, fields["content-range"]), (206, b"0123456789"[first:last + 1], "bytes %s/10" % part), given)
-            equal(ask(port, "/a.txt", "Range: bytes=" + given, method="HEAD")[2], b"", given)
+            status, fields, body = ask(port, "/a.txt", "Range: bytes=" + given, method="HEAD")
+            equal((status, body, fields["content-length"]), (200, b"", "10"), "only GET knows ranges: " + given)
         for given in ("bytes=10-", "bytes=-0", "bytes=100-200"):
             status, fields, _ = ask(port, "/a.txt", "Range: " + given)
             equal((status, fields["content-range"]), (416, "bytes */10"), given)
@@ -184,6 +201,14 @@ def test_conditions():
             got = ask(port, "/a.txt", given)
             equal((got[0], got[2]), (status, b"" if status == 304 else b"0123456789"), given)
             equal(got[1]["etag"], tag, given)
+        for given, status in (("If-Match: " + tag, 200), ("If-Match: *", 200), ('If-Match: "a", ' + tag, 200), ('If-Match: "a"', 412),
+                              ("If-Match: W/" + tag, 412), ("If-Unmodified-Since: " + at(-1000), 200), ("If-Unmodified-Since: " + at(-1001), 412),
+                              ("If-Unmodified-Since: yesterday", 200)):
+            for more in ((), ("If-None-Match: " + tag,)) if status == 412 else ((),):
+                got = ask(port, "/a.txt", given, *more)
+                equal((got[0], got[2]), (status, b"412\n" if status == 412 else b"0123456789"), given)
+        both = ask(port, "/a.txt", "If-Match: " + tag, "If-Unmodified-Since: " + at(-1001))
+        equal(both[0], 200, "a tag comes before a date")
         both = ask(port, "/a.txt", 'If-None-Match: "a"', "If-Modified-Since: " + at(0))
         equal(both[0], 200, "a tag comes before a date")
         with open("www/a.txt", "ab") as f:
@@ -194,11 +219,13 @@ def test_conditions():
 def test_like_nginx():
     """The same status, length, range, type and body, for what both do."""
     root = files()
-    with nginx(root, "disable_symlinks off; charset utf-8; charset_types text/plain;") as judge, httpd(root=root) as (_, port):
+    with nginx(root, "disable_symlinks off; if_modified_since before; charset utf-8; charset_types text/plain;") as judge, httpd(root=root) as (_, port):
         requests = [(t, f, m) for t in ("/", "/a.txt", "/sub", "/sub/", "/missing", "/empty.txt", "/a%20b%25.txt", "/a.txt?x", "/big.bin")
                     for f in ((), ("Range: bytes=2-4",), ("Range: bytes=-2",), ("Range: bytes=9-",), ("Range: bytes=20000000-",),
-                              ("If-Modified-Since: " + email.utils.formatdate(os.stat("www/a.txt").st_mtime, usegmt=True),))
-                    for m in ("GET", "HEAD")]
+                              *((name + email.utils.formatdate(os.stat("www/a.txt").st_mtime + late, usegmt=True),)
+                                for name in ("If-Modified-Since: ", "If-Unmodified-Since: ") for late in (-100, 0)),
+                              ("If-Match: *",), ('If-Match: "a"',))
+                    for m in (("GET",) if "Range" in str(f) else ("GET", "HEAD"))]  # nginx takes a range of a HEAD
         for target, fields, method in requests:
             ours, theirs = ask(port, target, *fields, method=method), ask(judge, target, *fields, method=method)
             what = "%s %s %s" % (method, target, fields)

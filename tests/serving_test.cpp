@@ -216,6 +216,7 @@ TEST_CASE("paths and types") {
              "/%+1", "/% 1", "/%00", "/a%00b"})
         CHECK_THROWS_AS(path_of(bad), http1::error);
     CHECK(http1::path_part("//evil.com?x") == "/evil.com");
+    CHECK(http1::with_slash("//evil.com?x?/") == "/evil.com/?x?/");
     CHECK(std::string(http1::type_of("a.HTML")) == "text/html; charset=utf-8");
     for (const char* none : {"", "a.b/c", "a.", "a.html.x", "./html"})
         CHECK(std::string(http1::type_of(none)) == "application/octet-stream");

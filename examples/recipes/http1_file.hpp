@@ -14,6 +14,7 @@
 
 #include <cerrno>
 #include <ctime>
+#include <optional>
 #include <system_error>
 
 namespace ringlet::http1 {
@@ -31,12 +32,19 @@ inline std::string date(std::time_t t) {
     return {text, std::strftime(text, sizeof text, date_format, gmtime_r(&t, &parts))};
 }
 
-// Is the tag in a list of tags?
-inline bool lists(std::string_view tags, std::string_view tag) {
+// The time that a field tells, if it is there and does.
+inline std::optional<std::time_t> time_of(const std::string* date) {
+    std::tm t{};
+    if (!date || !::strptime(date->c_str(), date_format, &t)) return std::nullopt;
+    return ::timegm(&t);
+}
+
+// Is the tag in a list of tags? Those that are weak count if `weak`.
+inline bool lists(std::string_view tags, std::string_view tag, bool weak) {
     bool found = false;
     while (!found && !tags.empty()) {
         const auto one = trimmed(cut(tags, ','));
-        found = one == "*" || one.substr(one.starts_with("W/") ? 2 : 0) == tag;
+        found = one == "*" || one.substr(weak && one.starts_with("W/") ? 2 : 0) == tag;
     }
     return found;
 }
@@ -61,21 +69,24 @@ inline int status_of(const std::error_code& e) {
     const bool shortage = n == EMFILE || n == ENFILE || n == ENOMEM || n == EAGAIN;
     return n == EACCES ? 403 : shortage ? 503 : 404;
 }
-// What is asked of a file: all of it, a part, or nothing if the client has it already.
+// What is asked of a file: all of it, a part, or nothing if the client has it already. The conditions
+// in the order of RFC 9110, 13.2.2; throws error(412) if they say that it must be another file.
 inline answer select(const head& request, const struct stat& s, std::string_view path) {
     answer a;
     const std::string tag = '"' + std::to_string(s.st_mtim.tv_sec) + '-'
         + std::to_string(s.st_mtim.tv_nsec) + '-' + std::to_string(s.st_size) + '"';
-    const auto *tags = request.find("if-none-match"), *since = request.find("if-modified-since");
-    const auto *range = request.find("range"), *if_range = request.find("if-range");
+    const auto *tags = request.find("if-none-match"), *wanted = request.find("if-match");
+    const auto since = time_of(request.find("if-modified-since")),
+               until = time_of(request.find("if-unmodified-since"));
+    // Of ranges only a GET knows.
+    const auto* range = request.method == "GET" ? request.find("range") : nullptr;
+    const auto* if_range = request.find("if-range");
     const std::string modified = date(s.st_mtime);
-    std::tm t{};
-    const bool old = since && ::strptime(since->c_str(), date_format, &t)
-        && s.st_mtime <= ::timegm(&t);
+    require(wanted ? lists(*wanted, tag, false) : !until || s.st_mtime <= *until, "changed", 412);
     a.fields = std::string("Content-Type: ") + type_of(path) + "\r\nLast-Modified: " + modified
         + "\r\nETag: " + tag + "\r\nAccept-Ranges: bytes\r\n";
     a.end = s.st_size;
-    if (tags ? lists(*tags, tag) : old) a.status = 304, a.end = 0;
+    if (tags ? lists(*tags, tag, true) : since && s.st_mtime <= *since) a.status = 304, a.end = 0;
     else if (range && (!if_range || *if_range == tag || *if_range == modified)) try {
             take_range(*range, a);
         } catch (const error&) {}  // of a number: no range either

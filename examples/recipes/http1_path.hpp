@@ -20,6 +20,11 @@ inline std::string_view path_part(std::string_view target) {
     require(target.starts_with('/'), "no path");
     return target.substr(std::min(target.find_first_not_of('/'), target.size()) - 1);
 }
+// The target of a directory whose name was asked for without the slash behind it. Throws error.
+inline std::string with_slash(std::string_view target) {
+    const auto query = target.substr(std::min(target.find('?'), target.size()));
+    return std::string(path_part(target)).append("/").append(query);
+}
 // The path that a target means, below a root, in the manner of "./a/b", with %xx decoded. Throws error.
 inline std::string path_of(std::string_view target) {
     std::string path = ".";
