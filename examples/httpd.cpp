@@ -22,9 +22,9 @@
 #include <ringlet/recipes/multishot.hpp>
 #include <ringlet/recipes/open_beneath.hpp>
 #include <ringlet/recipes/send_file.hpp>
+#include <ringlet/recipes/standard.hpp>
 
 #include <getopt.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 
 #include <array>
@@ -153,6 +153,7 @@ int usage(std::FILE* out, int status) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    hold_standard_descriptors();
     static const option options[] = {{"host", 1, nullptr, 'a'}, {"port", 1, nullptr, 'p'},
         {"threads", 1, nullptr, 't'}, {"timeout", 1, nullptr, 's'}, {"help", 0, nullptr, 'h'}, {}};
     const char* host = "127.0.0.1";
@@ -170,9 +171,7 @@ int main(int argc, char** argv) {
     const bool good = port >= 0 && port < 65536 && threads > 0 && threads <= 256;
     if (!good || seconds < 1 || seconds > 86400 || optind + 1 != argc) return usage(stderr, 2);
     patience = std::chrono::seconds(seconds);
-    rlimit limit;  // of descriptors: as many as it may have
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+    most_descriptors();
     sigset_t set;
     sigemptyset(&set), sigaddset(&set, SIGINT), sigaddset(&set, SIGTERM);
     sigprocmask(SIG_BLOCK, &set, nullptr);

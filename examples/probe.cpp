@@ -18,7 +18,6 @@
 
 #include <getopt.h>
 #include <netinet/in.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 
 #include <bitset>
@@ -108,15 +107,6 @@ std::vector<unsigned> ports_of(const char* text) {
         if (wanted[p]) ports.push_back(p);
     return ports;
 }
-// As many descriptors as this process may have.
-std::size_t descriptors() {
-    rlimit limit{};
-    ::getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    ::setrlimit(RLIMIT_NOFILE, &limit);
-    ::getrlimit(RLIMIT_NOFILE, &limit);
-    return limit.rlim_cur;
-}
 int usage(std::FILE* out, int status) {
     std::fputs("usage: probe [-j N] [--timeout SECONDS] HOST PORTS\n", out);
     return status;
@@ -144,7 +134,8 @@ int main(int argc, char** argv) {
     sigemptyset(&set), sigaddset(&set, SIGINT), sigaddset(&set, SIGTERM);
     sigprocmask(SIG_BLOCK, &set, nullptr);
     const unique_fd signals(signalfd(-1, &set, SFD_CLOEXEC));
-    const std::size_t most = std::max<std::size_t>(descriptors(), 32) - 16;
+    // A dozen are for the ring, the looking up of the name, and what was open before.
+    const std::size_t most = std::max<std::size_t>(most_descriptors(), 13) - 12;
     const std::size_t n = jobs < static_cast<double>(most) ? static_cast<std::size_t>(jobs) : most;
     try {
         const int status = block_on(

@@ -19,6 +19,7 @@
 // unblock.
 
 #include <ringlet/recipes/signals.hpp>
+#include <ringlet/recipes/standard.hpp>
 #include <ringlet/recipes/unblock.hpp>
 #include <ringlet/timer.hpp>
 
@@ -124,6 +125,7 @@ struct copying {
         } catch (const std::system_error& e) { fail(from, e.what()); }
     }
     task<> walk_all(std::vector<fs::path> names) {
+        if (std::ranges::count(names, fs::path())) throw std::runtime_error("'': no file's name");
         const fs::path target = names.back();
         names.pop_back();
         if (names.size() > 1 && !fs::is_directory(target))
@@ -169,6 +171,7 @@ task<int> run(copying& c, std::vector<fs::path> names, long n) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    hold_standard_descriptors();
     static const option options[] = {{"jobs", 1, nullptr, 'j'}, {"help", 0, nullptr, 'h'}, {}};
     const char* const usage = "usage: rcp [-j N] SRC... DST\n";
     long n = 16;
@@ -183,8 +186,5 @@ int main(int argc, char** argv) {
         copying c;
         const int signal = block_on(run(c, std::vector<fs::path>(argv + optind, argv + argc), n));
         return signal ? std::raise(signal) : c.failed;
-    } catch (const std::exception& e) {
-        std::fprintf(stderr, "rcp: %s\n", e.what());
-        return 1;
-    }
+    } catch (const std::exception& e) { return std::fprintf(stderr, "rcp: %s\n", e.what()), 1; }
 }

@@ -17,8 +17,8 @@ import time
 import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from programs import (DEADLINE, Skip, cases_of, check, end_well, equal, free_port, more_descriptors, need, nginx, run,
-                      run_cases, started, until)
+from programs import (DEADLINE, Skip, accepts, cases_of, check, end_well, equal, free_port, more_descriptors, need, nginx, run,
+                      run_cases, started, until, without_standard_descriptors)
 
 HTTPD = os.path.abspath(sys.argv[1] + "/httpd") if len(sys.argv) > 1 else sys.exit(__doc__)
 BIG = bytes(range(256)) * 40000  # 10 MB: more than the sockets' buffers hold
@@ -149,6 +149,18 @@ def test_files():
         for method in ("POST", "PUT", "DELETE", "OPTIONS", "get", "X"):
             status, fields, _ = ask(port, "/a.txt", method=method)
             equal((status, fields["allow"]), (405, "GET, HEAD"), method)
+
+
+def test_standard_descriptors_that_are_closed():
+    root, port = files(), free_port()
+    with started([HTTPD, "--port", str(port), root], preexec_fn=without_standard_descriptors) as process:
+        until(lambda: accepts(port), "it listens")
+        with connect(port):
+            for fd in range(3):
+                equal(os.readlink("/proc/%d/fd/%d" % (process.pid, fd)), "/", "what nobody reads or writes")
+            equal(ask(port, "/a.txt")[2], b"0123456789", "body")
+        process.terminate()
+        equal(process.wait(timeout=DEADLINE), 0, "exit status")
 
 
 def test_the_address_it_prints():

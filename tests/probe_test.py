@@ -149,10 +149,14 @@ def test_results_come_at_once_and_a_signal_ends_it():
 
 def test_few_descriptors():
     with listening(30) as ports:
-        limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-        done = run([PROBE, "-j", "5000", "127.0.0.1", "1-5000," + listed(*ports)], preexec_fn=limit)
-        equal(done.stderr, b"", "stderr")
-        check({int(p) for p in done.stdout.split()} >= set(ports), "all are found")
+        for n in (8, 16, 20, 28, 40):
+            limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))
+            done = run([PROBE, "-j", "5000", "127.0.0.1", "1-5000," + listed(*ports)], preexec_fn=limit)
+            equal((done.returncode, done.stderr), (0, b""), "with %d" % n)
+            check({int(p) for p in done.stdout.split()} >= set(ports), "all are found")
+        done = run([PROBE, "127.0.0.1", listed(*ports)], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4)))
+        equal((done.returncode, done.stdout), (2, b""), "no verdict without any")
+        check(b"Too many open files" in done.stderr, "stderr %r" % done.stderr)
 
 
 def test_progress_on_a_terminal():

@@ -68,6 +68,12 @@ def fds_of(pid):
     return len(os.listdir("/proc/%d/fd" % pid))
 
 
+def without_standard_descriptors():
+    """For preexec_fn: what the program opens first would take their numbers."""
+    for fd in range(3):
+        os.close(fd)
+
+
 def free_port():
     """A port that nobody listens on, and that no connection of anybody gets by chance: below those that the system gives."""
     with open("/proc/sys/net/ipv4/ip_local_port_range") as f:

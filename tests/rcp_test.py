@@ -7,6 +7,7 @@ Prints `ok NAME`, `skip NAME` or `FAIL NAME` with the reason; the last line is `
 1 if one failed.
 """
 
+import contextlib
 import os
 import pty
 import random
@@ -20,7 +21,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 # pylint: disable-next=wrong-import-position
-from programs import C_LOCALE, cases_of, check, equal, run_cases, Skip, until
+from programs import C_LOCALE, cases_of, check, equal, run_cases, Skip, until, without_standard_descriptors
 
 BUILD = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else sys.exit(__doc__)
 RCP = os.path.join(BUILD, "rcp")
@@ -250,6 +251,32 @@ def test_wrong_targets():
     check(code == 1 and b"d1: " in err and open("f1", "rb").read() == b"1", "a directory over a file: %r" % err)
     code, out, err = rcp("f1", "nowhere/x")
     check(code == 1 and b"No such file" in err, "into no directory: %r" % err)
+
+
+def test_standard_descriptors_that_are_closed():
+    """What it says then goes nowhere, and into no file that it copies."""
+    os.mkdir("tree")
+    for i in range(500):
+        put("tree/%d" % i)
+    seen = []
+    for turn in range(20):  # until it is met at work
+        process = subprocess.Popen([RCP, "-j", "1", "tree", "copy%d" % turn], preexec_fn=without_standard_descriptors)
+        until(lambda: process.poll() is not None or os.path.isdir("copy%d" % turn), "it copies")
+        process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(OSError):  # it has ended
+            seen = [os.readlink("/proc/%d/fd/%d" % (process.pid, fd)) for fd in range(3)]
+        process.send_signal(signal.SIGCONT)
+        equal(process.wait(timeout=DEADLINE), 0, "exit status")
+        if seen:
+            break
+    equal(seen, ["/"] * 3, "what nobody reads or writes")
+
+
+def test_no_name():
+    put("f")
+    for args in (("", "d"), ("f", ""), ("", ""), ("f", "", "f")):
+        equal(rcp(*args), (1, b"", b"rcp: '': no file's name\n"), "rcp %r" % (args,))
+    equal(os.listdir("."), ["f"], "what is there")
 
 
 def test_full_disk():

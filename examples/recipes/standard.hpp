@@ -1,4 +1,5 @@
-// recipes/standard.hpp: standard input, output and error, also where they are closed.
+// recipes/standard.hpp: standard input, output and error, also where they are closed; and how many
+// descriptors there may be.
 //
 //     #include <ringlet/executor.hpp>
 //     #include <ringlet/recipes/standard.hpp>
@@ -10,9 +11,17 @@
 //
 // A program may be started with some of the three closed (`relay <&-`). What it opens first takes
 // their numbers then: a socket is written to by printf, a signalfd read as the standard input.
+//
+// And it may have more than it is started with, mostly 1024: the bound is low for programs that use
+// select(2), which takes no number above. One that does not asks for all it may have:
+//
+//     std::size_t connections = ringlet::most_descriptors() - 10;
 #pragma once
 
 #include <fcntl.h>
+#include <sys/resource.h>
+
+#include <cstddef>
 
 namespace ringlet {
 
@@ -21,6 +30,16 @@ namespace ringlet {
 inline void hold_standard_descriptors() {
     for (int fd = 0; fd < 3; ++fd)
         if (::fcntl(fd, F_GETFD) < 0) ::open("/", O_PATH | O_CLOEXEC);
+}
+
+// Raises the bound on descriptors as far as it goes, and gives it. What is started from here inherits it.
+inline std::size_t most_descriptors() {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+    ::getrlimit(RLIMIT_NOFILE, &limit);  // whether or not it has been allowed
+    return limit.rlim_cur;
 }
 
 }  // namespace ringlet
