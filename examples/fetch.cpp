@@ -2,13 +2,14 @@
 //
 //   usage: fetch [-j N] [--timeout S] [--retries N] [--cacert FILE] [-o DIR] URL...
 //
-// Saves what each http or https URL gives in DIR (else here) under the last part of its path,
-// index.html if that is empty, with .1, .2 and so on behind a name that is taken by another URL. At
-// most N (16) are under way at once. Redirects are followed, up to ten. What fails for reasons
-// that may pass (no connection, an answer cut off, the status 408, 429 or 5xx) is tried again, twice or as
-// often as --retries says, after half a second, then one, two and so on. A connection that gives
-// nothing for S (30) seconds has failed. Certificates are checked against the system's authorities, or
-// those in FILE. A file appears when it is complete, and not before.
+// Saves what each http or https URL gives in DIR (else here) under the last part of its path, as it is
+// sent and not over 240 bytes, index.html if that is empty, with .1, .2 and so on behind a name that is
+// taken by another URL. At most N (16) are under way at once, and no more than there are descriptors
+// for. Redirects are followed, up to ten. What fails for reasons that may pass (no connection, an answer
+// cut off, the status 408, 429 or 5xx) is tried again, twice or as often as --retries says, after half a
+// second, then one, two and so on. A connection that gives nothing for S (30) seconds has failed.
+// Certificates are checked against the system's authorities, or those in FILE. A file appears when it
+// is complete, and not before.
 //
 // At the end there is a table: status, bytes, seconds, name and URL of each. Errors go to stderr,
 // with their URL, and so does progress, if that is a terminal. The exit status is 0 if all have been
@@ -85,8 +86,9 @@ task<> with_retries(work& w, download& d) {
         try {
             co_await fetch(w, d);
         } catch (const permanent& e) {
-            d.error = e.what();
-            tries = w.retries;
+            d.error = e.what(), tries = w.retries;
+        } catch (const tls::error& e) {
+            d.error = e.what(), tries = w.retries;
         } catch (const std::exception& e) { d.error = e.what(); }
     }
     d.took = virtual_time::now() - begin;
@@ -126,7 +128,7 @@ int usage(std::FILE* out, int status) {
 // The path to save it under, which no other has.
 std::string path_for(const url& from, const std::string& dir, std::set<std::string>& taken) {
     std::string name = from.target.substr(0, from.target.find('?'));
-    name.erase(0, name.rfind('/') + 1);
+    name = name.substr(name.rfind('/') + 1, 240);
     if (name.empty() || name == "." || name == "..") name = "index.html";
     std::string path = dir + "/" + name;
     for (int n = 1; !taken.insert(path).second; ++n)
@@ -174,8 +176,10 @@ int main(int argc, char** argv) {
         for (char** text = argv + optind; *text; ++text)
             w.all.push_back(download{url(*text), path_for(url(*text), dir, taken)});
         w.trusted = tls::trust(authorities);
-        w.patience = seconds(patience), w.retries = static_cast<int>(retries),
-        w.jobs = static_cast<std::size_t>(jobs);
+        w.patience = seconds(patience), w.retries = static_cast<int>(retries);
+        // Each has a file and some sockets; to look up names, and for what is open, there are 18 more.
+        const auto most = std::max<std::size_t>(most_descriptors() / 3, 7) - 6;
+        w.jobs = std::min(most, static_cast<std::size_t>(jobs));
         const int number = block_on(run(w, ending));
         if (number) return 128 + number;
     } catch (const std::exception& e) { return std::fprintf(stderr, "fetch: %s\n", e.what()), 2; }

@@ -8,8 +8,10 @@ import contextlib
 import os
 import random
 import re
+import resource
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -206,6 +208,56 @@ def test_tls_like_curl():
         equal(content("to_http"), b"1", "a redirect from https to http")
 
 
+class TlsServer:
+    """Takes connections, speaks TLS with the certificate of certificates(), or, without one, hangs up; counts them."""
+
+    def __init__(self, certificate=None):
+        self.count, self.listener = 0, socket.create_server(("127.0.0.1", 0))
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
+        if certificate:
+            self.context.load_cert_chain("cert", "key")
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                s = self.listener.accept()[0]
+                self.count += 1
+                with s, contextlib.suppress(OSError):
+                    s.recv(1, socket.MSG_PEEK)
+                    if self.context:
+                        self.context.wrap_socket(s, server_side=True).close()
+
+    def attempts(self, host, *args):
+        with self.listener:
+            _, stderr = fetched(*args, "https://%s:%d/" % (host, self.listener.getsockname()[1]), status=1)
+            return self.count, stderr
+
+
+def test_certificates_are_not_retried():
+    need("openssl")
+    certificates()
+    for args, host, reason in (([], "localhost", "unable to get local issuer certificate"), (["--cacert", "ca.pem"], "127.0.0.1", "IP address mismatch")):
+        count, stderr = TlsServer("cert").attempts(host, *args)
+        check(reason in stderr, stderr)
+        equal(count, 1, "attempts")
+    count, stderr = TlsServer().attempts("localhost", "--retries", "1")
+    check("cut off" in stderr or "reset" in stderr, stderr)
+    equal(count, 2, "attempts, where the connection breaks")
+
+
+def test_few_descriptors():
+    with Server({"/%d" % i: [ok(b"%d" % i * i)] for i in range(30)}) as server:
+        for n in (14, 16, 40):
+            limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))
+            os.mkdir(str(n))
+            fetched("-j", "30", "--retries", "0", "-o", str(n), *(server.url("/%d" % i).replace("127.0.0.1", "localhost") for i in range(30)), preexec_fn=limit)
+            equal([content("%d/%d" % (n, i)) for i in range(30)], [b"%d" % i * i for i in range(30)], "with %d" % n)
+        done = run([FETCH, "--retries", "0", server.url("/1")], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5)))
+        equal(done.returncode, 1, "with next to none")
+        check(b"Too many open files" in done.stderr, "stderr %r" % done.stderr)
+
+
 def test_redirects():
     need("nginx")
     site()
@@ -229,6 +281,14 @@ def test_names():
               "names and contents")
         fetched(server.url("/a"))
         equal(content("a"), b"/a", "an older file is replaced")
+        server.answers["/%C3%A9?%C3%BF"] = [b"HTTP/1.1 302 Found\r\nLocation: /\xc3\xbf\r\nContent-Length: 0\r\n\r\n"]
+        server.answers["/%C3%BF"] = [ok(b"accents")]
+        fetched(server.url("/\u00e9?\u00ff"))
+        equal(content("%C3%A9"), b"accents", "bytes over 127 are sent as browsers do")
+        for n in (240, 255, 1000):
+            server.answers["/" + "n" * n] = [ok(b"%d" % n)]
+            fetched(server.url("/" + "n" * n))
+            equal(content("n" * 240), b"%d" % n, "a long name")
         for path, head in server.asked:
             equal(head.split(b"\r\n")[:2], [b"GET %s HTTP/1.1" % path.encode(), b"Host: 127.0.0.1:%d" % server.port], "request")
 

@@ -180,6 +180,25 @@ TEST_CASE("a partial_file appears when it is kept, and leaves nothing if it is n
     CHECK(error_of(nowhere()) == ENOENT);
 }
 
+TEST_CASE("a partial_file may have the longest of names, with a directory and without") {
+    const directory d;
+    const std::string name(255, 'n');
+    const fs::path before = fs::current_path();
+    const fs::path empty = d.home / "root/sub";
+    fs::current_path(empty);
+    for (const std::string& path : {name, "./" + name, (empty / name).string()}) {
+        const auto save = [&]() -> task<> {
+            partial_file f(path);
+            co_await f.open();
+            co_await f.keep();
+        };
+        block_on(save());
+        CHECK(fs::remove(name));
+        CHECK(fs::is_empty(empty));
+    }
+    fs::current_path(before);
+}
+
 TEST_CASE("listen_on: any free port, a shared one, one that is taken") {
     unsigned port = 0, again = 0, shared = 0;
     {

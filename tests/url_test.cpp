@@ -28,7 +28,9 @@ TEST_CASE("the parts of a URL") {
     CHECK(parts("https://a:443/") == "s a 443 / a");
     CHECK(parts("http://a:443/%20") == "- a 443 /%20 a:443");
     CHECK(parts("http://a:/") == "- a 80 / a");
-    CHECK(parts("http://a/\xc3\xa9") == "no http URL: http://a/\xc3\xa9");
+    CHECK(parts("http://a/\xc3\xa9?\xff\x80%#\xe9") == "- a 80 /%C3%A9?%FF%80% a");
+    CHECK(url("http://a/b/").resolved("../\xc3\xa9").text() == "http://a/%C3%A9");
+    CHECK(parts("http://\xc3\xa9/") == "no http URL: http://\xc3\xa9/");
 }
 
 TEST_CASE("what is none") {

@@ -23,7 +23,9 @@ public:
     }
     int fd() const { return file.get(); }
     template <class = void> task<> open(mode_t mode = 0666) {
-        const std::string begin = path + ".part-" + std::to_string(::getpid()) + "-";
+        // A long name is cut, to have room for more.
+        const std::string begin = path.substr(0, path.rfind('/') + 201) + ".part-"
+            + std::to_string(::getpid()) + "-";
         int fd = -EEXIST;
         while (fd == -EEXIST) {
             name = begin + std::to_string(++last);

@@ -36,6 +36,8 @@
 
 namespace ringlet::tls {
 
+// What another attempt hardly changes: a certificate, or a peer that speaks something else. A connection
+// that breaks is a std::system_error.
 struct error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -101,7 +103,7 @@ private:
             if (why != SSL_ERROR_WANT_READ)
                 throw error(host + ": " + (reason ? reason : "TLS fails"));
             const std::size_t got = co_await io::recv(fd, buffer);
-            if (got == 0) throw error(host + ": the connection was cut off");
+            if (got == 0) detail::fail(ENODATA, host + ": the connection was cut off");
             BIO_write(in, buffer.data(), static_cast<int>(got));
         }
     }

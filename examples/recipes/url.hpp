@@ -14,7 +14,9 @@ namespace ringlet {
 
 struct url {
     bool secure = false;
-    std::string host, port, target;  // an IPv6 address is without its brackets
+    // An IPv6 address is without its brackets. Of the target bytes over 127 are coded, as %C3%A9 for
+    // the letter e with an acute: so they are sent.
+    std::string host, port, target;
 
     // Throws std::invalid_argument that names what is no URL.
     explicit url(std::string_view text) {
@@ -25,7 +27,7 @@ struct url {
         s.remove_prefix(std::min<std::size_t>(s.size(), 2));
         std::string_view authority = s.substr(0, s.find_first_of("/?"));
         s.remove_prefix(authority.size());
-        target = s.starts_with('/') ? std::string(s) : "/" + std::string(s);
+        target = coded(s.starts_with('/') ? std::string(s) : "/" + std::string(s));
         const bool bracketed = authority.starts_with('[');
         good &= !bracketed || authority.find(']') != authority.npos;
         host = http1::cut(authority, bracketed ? ']' : ':');
@@ -57,6 +59,13 @@ struct url {
         else if (to[0] == '?') to.insert(0, path);
         else if (to[0] != '/') to.insert(0, path.substr(0, path.rfind('/') + 1));
         return url(scheme + "//" + authority() + without_dots(to));
+    }
+    static std::string coded(std::string_view text) {
+        std::string all;
+        for (const unsigned char c : text)
+            if (c < 128) all += static_cast<char>(c);
+            else (all += '%') += {"0123456789ABCDEF"[c / 16], "0123456789ABCDEF"[c % 16]};
+        return all;
     }
     // "/a/./b/../c?x" is "/a/c?x".
     static std::string without_dots(std::string_view target) {
