@@ -83,8 +83,9 @@ struct limited {
         try {
             child.emplace(words, stdio::inherit, stdio::inherit, stdio::inherit, true);
         } catch (const std::system_error& e) {
-            if (e.code().value() != ENOEXEC || words[0].find('/') == words[0].npos) throw;
-            words.insert(words.begin(), "/bin/sh");  // a script without #!
+            if (e.code().value() != ENOEXEC) throw;
+            // A script without #! is the shell's, which looks for it in PATH as well.
+            words.insert(words.begin(), {"/bin/sh", "-c", "exec \"$0\" \"$@\""});
             child.emplace(words, stdio::inherit, stdio::inherit, stdio::inherit, true);
         }
     }

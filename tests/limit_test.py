@@ -176,6 +176,13 @@ def test_signal_then_kill():
     both(case)
 
 
+def test_script_in_path():
+    def case(program):
+        return run("env", ["PATH=%s:%s" % (os.getcwd(), os.environ["PATH"]), program, "1", "script", "an argument", "-x"])
+    both(case)
+    check(case(LIMIT)[:2] == (0, b"a script, an argument\n"), "%r" % (case(LIMIT),))
+
+
 def test_group():
     """What the command has started ends with it; in the foreground it does not."""
     def case(program, *options):
