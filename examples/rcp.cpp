@@ -8,7 +8,8 @@
 //
 // A file is written under another name in its directory, .rcp-..., and renamed when it is complete: so
 // under its own name there is never half of it, and SIGINT or SIGTERM, which stop rcp at once, leave
-// neither. What cannot be copied is named on stderr, and makes the exit status 1; the rest is copied.
+// neither. A device or a FIFO is neither copied nor replaced. What cannot be copied is named on stderr,
+// and makes the exit status 1; the rest is copied.
 // A wrong call is exit status 2. On a terminal stderr shows how far it is.
 //
 // What it shows: a channel between one task that walks the trees and N that copy; cleanup by
@@ -58,10 +59,11 @@ struct copying {
         std::fprintf(stderr, "%srcp: %s: %s\n", shows ? "\r\33[K" : "", name.c_str(), why);
     }
 
-    // Of a file with holes only what is between them. Some, as in /proc, do not know their size. What
-    // is large, 16 MiB, the kernel copies by itself, or shares the blocks, on a helper thread, if it can.
+    // Of a file with holes only what is between them. Some, as in /proc, do not know their size; some,
+    // as in /sys, say too much, and look like all holes. What is large, 16 MiB, the kernel copies by
+    // itself, or shares the blocks, on a helper thread, if it can.
     task<> copy_data(int from, int to, const struct stat& s, std::span<std::byte> buffer) {
-        const bool holes = s.st_blocks * 512 < s.st_size;
+        const bool holes = s.st_blocks * 512 < s.st_size && ::lseek(from, 0, SEEK_HOLE) >= 0;
         off_t at = 0, end = holes ? 0 : s.st_size ? s.st_size : INT64_MAX, large = s.st_size >> 24;
         for (off_t n = 1; n > 0 && (holes || at < end); at += n, bytes += n) {
             if (holes && at == end && (at = ::lseek(from, end, SEEK_DATA)) < 0) break;
@@ -70,16 +72,17 @@ struct copying {
             const auto size = std::size_t(std::min(end - at, off_t(8) << 20));
             const auto move = [&] { return ::copy_file_range(from, &in, to, &out, size, 0); };
             if (large > 0) large = co_await unblock(move);
-            n = large;
-            if (n > 0) continue;
+            if ((n = large) > 0) continue;
             n = off_t(co_await io::read(from, buffer.first(std::min(size, buffer.size())), at));
             if (n > 0) co_await io::write_all(to, buffer.first(std::size_t(n)), at);
         }
-        if (holes) check(::ftruncate(to, s.st_size), "ftruncate");
+        if (holes) check(::ftruncate(to, at < 0 ? s.st_size : at), "ftruncate");
     }
     task<> copy(const item& i, std::span<std::byte> buffer) {
         std::string name = ".rcp-" + std::to_string(::getpid()) + "-" + std::to_string(++begun);
         name = fs::path(i.to).replace_filename(name);
+        const auto old = S_ISLNK(i.like.st_mode) ? fs::symlink_status(i.to) : fs::status(i.to);
+        if (fs::is_other(old)) errno = EEXIST, check(-1, i.to.c_str());  // a device, say
         // Whatever ends this scope, a cancel too, removes the file, until it has got its own name.
         std::unique_ptr<const char, int (*)(const char*)> incomplete(nullptr, ::unlink);
         if (S_ISLNK(i.like.st_mode)) fs::copy_symlink(i.from, name), incomplete.reset(name.c_str());
@@ -95,11 +98,10 @@ struct copying {
     }
     task<> copy_items() {
         std::vector<std::byte> buffer(256 * 1024);
-        for (auto i = co_await items.recv(); i; i = co_await items.recv()) {
+        for (auto i = co_await items.recv(); i; ++files, i = co_await items.recv()) {
             try {
                 co_await copy(*i, buffer);
             } catch (const std::system_error& e) { fail(i->from, e.what()); }
-            ++files;
         }
     }
 
@@ -107,14 +109,18 @@ struct copying {
         item i{from, to, {}, in};
         try {
             check(::lstat(from.c_str(), &i.like), "lstat");
-            if (S_ISDIR(i.like.st_mode)) {
+            const auto real = [](auto& p) { return (fs::weakly_canonical(p) / "").string(); };
+            if (!in && !S_ISLNK(i.like.st_mode) && real(to).starts_with(real(from)))
+                fail(from, "cannot be copied into itself");
+            else if (S_ISDIR(i.like.st_mode)) {
                 // Whoever is the last to put something in gives it its mode and times.
                 const auto complete = [this](item* d) {
                     if (adopt_mode_and_times(d->to, d->like) < 0) fail(d->to, std::strerror(errno));
                     delete d;
                 };
                 fs::directory_iterator entries(from);
-                fs::create_directory(to);
+                // A link that is there would lead to another place.
+                if (!create_directory(to) && is_symlink(to)) errno = ENOTDIR, check(-1, to.c_str());
                 const std::shared_ptr<item> here(new item(i), complete);
                 for (; entries != end(entries); ++entries)
                     co_await walk(entries->path(), to / entries->path().filename(), here);
@@ -129,14 +135,11 @@ struct copying {
         const fs::path target = names.back();
         names.pop_back();
         if (names.size() > 1 && !fs::is_directory(target))
-            throw std::runtime_error(target.string() + ": not a directory");
+            fail(target, "not a directory"), names.clear();
         for (const fs::path& name : names) {
-            const fs::path from = name.has_filename() ? name : name.parent_path();
-            const fs::path to = fs::is_directory(target) ? target / from.filename() : target;
-            const std::string real = fs::weakly_canonical(from) / "",
-                              goal = fs::weakly_canonical(to) / "";
-            if (goal.starts_with(real)) fail(from, "cannot be copied into itself");
-            else co_await walk(from, to, nullptr);
+            const fs::path last = (name / ".").parent_path().filename();
+            const fs::path to = fs::is_directory(target) ? target / last : target;
+            co_await walk(name, to, nullptr);
         }
         items.close();
     }

@@ -190,6 +190,55 @@ def test_files_that_do_not_know_their_size():
         equal(b.read(), a.read(), "/proc/version")
 
 
+def test_files_that_know_a_wrong_size():
+    """The files of /sys say that they have a page, and no block, as if they were all hole."""
+    name = "/sys/devices/system/cpu/online"
+    if not os.path.exists(name):
+        raise Skip("no " + name)
+    works(name, "online")
+    with open(name, "rb") as a, open("online", "rb") as b:
+        equal(b.read(), a.read(), name)
+
+
+def test_links_by_name():
+    """A slash behind its name makes a link what it leads to; loops are links like others."""
+    os.makedirs("tree/sub")
+    os.makedirs("into")
+    put("tree/f", b"f")
+    os.symlink("tree", "link")
+    os.symlink("loop2", "loop1")
+    os.symlink("loop1", "loop2")
+    works("link/", "copy")
+    same("tree", "copy")
+    works("link//", "loop1", "into")
+    same("tree", "into/link")
+    equal(os.readlink("into/loop1"), "loop2", "a loop")
+    works("link", "tree")
+    equal(os.readlink("tree/link"), "tree", "a link goes into what it leads to")
+    for args in (("tree/", "link"), ("link/", "tree")):
+        code, out, err = rcp(*args)
+        check((code, out) == (1, b"") and b"into itself" in err, "%r: %r" % (args, err))
+
+
+def test_what_is_not_replaced():
+    """A fifo, which stands for a device here, and a link in place of a directory."""
+    os.mkfifo("fifo")
+    os.symlink("fifo", "to_fifo")
+    put("f", b"f")
+    for name in ("fifo", "to_fifo"):
+        equal(rcp("f", name), (1, b"", b"rcp: f: %s: File exists\n" % name.encode()), name)
+    check(stat.S_ISFIFO(os.lstat("fifo").st_mode) and os.readlink("to_fifo") == "fifo", "both are there")
+    works("to_fifo", "other")  # from a link to a link
+    works("to_fifo", "other")
+    os.makedirs("tree/sub")
+    os.makedirs("elsewhere")
+    os.makedirs("copy")
+    put("tree/sub/f")
+    os.symlink("../elsewhere", "copy/sub")
+    equal(rcp("tree/.", "copy"), (1, b"", b"rcp: tree/./sub: copy/./sub: Not a directory\n"), "a link to another place")
+    equal(os.listdir("elsewhere"), [], "another place")
+
+
 def test_deep():
     path = "deep"
     for _ in range(300):
