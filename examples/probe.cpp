@@ -4,10 +4,10 @@
 //
 // Connects to each of the PORTS of HOST, a name or an address, and prints the number of each that
 // answers, as it comes, one a line. At most N connections (1000) are under way at once, and no
-// more than there are descriptors for; each is given SECONDS (1, or a fraction). A port that refuses
-// and one that is silent are both no answer; that a host cannot be reached is an error. On a
-// terminal, progress is shown on stderr. The exit status is 0 if a port has answered, else 1; 2 for a
-// wrong call or an error.
+// more than there are descriptors for; each is given SECONDS (1, or a fraction). If HOST has addresses
+// of IPv4 and of IPv6, one of each is asked, one after the other. A port that refuses and one that is
+// silent are both no answer; that a host cannot be reached is an error. On a terminal, progress is
+// shown on stderr. The exit status is 0 if a port has answered, else 1; 2 for a wrong call or an error.
 //
 // What it shows: thousands of operations in flight, as N tasks that share a list of work; a
 // timeout on each, which ends it in the kernel as well; a name looked up on another thread.
@@ -30,12 +30,12 @@ namespace {
 using namespace ringlet;
 
 struct work {
-    endpoint host;  // its port is set for each
+    endpoints host;  // its port is set for each
     std::vector<unsigned> ports;
     std::chrono::duration<double> patience;
     std::size_t next = 0, done = 0, open = 0;
     bool progress = ::isatty(STDERR_FILENO) == 1;
-    explicit work(endpoint h) : host(std::move(h)) {}
+    explicit work(endpoints h) : host(std::move(h)) {}
 };
 
 // On the way to a port of this machine the kernel may choose just that port for our own end, and then
@@ -48,14 +48,16 @@ bool is_own(const unique_fd& s, const endpoint& peer) {
 }
 // Does the port answer? Throws what is not the port's fault.
 task<bool> answers(const work& w, unsigned port) {
-    endpoint to = w.host;
-    // It is at the same place in both families.
-    reinterpret_cast<sockaddr_in&>(to.address).sin_port = htons(static_cast<std::uint16_t>(port));
-    const unique_fd s = co_await io::socket(to.address.ss_family, SOCK_STREAM);
-    const auto n = co_await try_timeout(w.patience, io::connect(s, to.get(), to.size).result());
-    if (n && *n < 0 && *n != -ECONNREFUSED && *n != -ECONNRESET && *n != -ETIMEDOUT)
-        throw std::system_error(-*n, std::system_category(), to.text());
-    co_return n&&* n == 0 && !is_own(s, to);
+    for (endpoint to : w.host) {
+        // It is at the same place in both families.
+        reinterpret_cast<sockaddr_in&>(to.address).sin_port = htons(std::uint16_t(port));
+        const unique_fd s = co_await io::socket(to.address.ss_family, SOCK_STREAM);
+        const auto n = co_await try_timeout(w.patience, io::connect(s, to.get(), to.size).result());
+        if (n && *n < 0 && *n != -ECONNREFUSED && *n != -ECONNRESET && *n != -ETIMEDOUT)
+            throw std::system_error(-*n, std::system_category(), to.text());
+        if (n && *n == 0 && !is_own(s, to)) co_return true;
+    }
+    co_return false;
 }
 task<> worker(work& w) {
     while (w.next < w.ports.size()) {
@@ -74,6 +76,19 @@ task<> probe(work& w, std::size_t jobs) {
     while (workers.size() < std::min(jobs, w.ports.size())) workers.push_back(worker(w));
     co_await when_all(std::move(workers));
 }
+// Is there a way to it? A socket for datagrams knows without sending one.
+bool has_route(const endpoint& e) {
+    const unique_fd s(::socket(e.address.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    return s.get() >= 0 && ::connect(s, e.get(), e.size) == 0;
+}
+// The first address of each family: localhost has two, and many a server listens to one of them.
+endpoints first_ones(const endpoints& list) {
+    endpoints ones(1, list.front());
+    for (const endpoint& e : list)
+        if (ones.size() == 1 && e.address.ss_family != ones[0].address.ss_family && has_route(e))
+            ones.push_back(e);
+    return ones;
+}
 task<int> signal_from(int signals) {
     signalfd_siginfo info;
     co_await io::read(signals, std::as_writable_bytes(std::span(&info, 1)));
@@ -83,7 +98,7 @@ task<int> signal_from(int signals) {
 task<int> run(
     const char* host, std::vector<unsigned> ports, double patience, std::size_t jobs, int signals) {
     const endpoints found = co_await resolve(host, "0");
-    work w(found.front());
+    work w(first_ones(found));
     w.ports = std::move(ports), w.patience = std::chrono::duration<double>(patience);
     const auto [all, number] = co_await when_any(probe(w, jobs), signal_from(signals));
     co_return number ? 128 + *number : w.open == 0;

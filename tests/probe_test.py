@@ -88,6 +88,8 @@ def test_ports():
     if socket.has_ipv6:
         with contextlib.suppress(OSError), listening(3, family=socket.AF_INET6) as ports:
             equal(found("::1", listed(*ports)), ports, "IPv6")
+            if socket.AF_INET6 in (a[0] for a in socket.getaddrinfo("localhost", None)):
+                equal(found("localhost", listed(*ports)), ports, "IPv6 by name")
 
 
 def listens():
