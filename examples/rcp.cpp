@@ -4,13 +4,14 @@
 //
 // Copies each SRC, with all that is in it, to DST, or into DST if that is a directory, as
 // `cp -r --preserve=mode,timestamps` does: modes and times are kept, symbolic links stay links, holes
-// stay holes; owners and hard links are not kept. N files are under way at once (16 without -j).
+// stay holes; owners and hard links are not kept. N files are under way at once (16 without -j), or as
+// many as there are descriptors for.
 //
 // A file is written under another name in its directory, .rcp-..., and renamed when it is complete: so
 // under its own name there is never half of it, and SIGINT or SIGTERM, which stop rcp at once, leave
 // neither. A device or a FIFO is neither copied nor replaced. What cannot be copied is named on stderr,
-// and makes the exit status 1; the rest is copied.
-// A wrong call is exit status 2. On a terminal stderr shows how far it is.
+// and makes the exit status 1; the rest is copied. A wrong call is exit status 2. On a terminal stderr
+// shows how far it is.
 //
 // What it shows: a channel between one task that walks the trees and N that copy; cleanup by
 // destructors, which a cancelled task's frame runs as any other scope: the temporary file; what is
@@ -134,8 +135,7 @@ struct copying {
         if (std::ranges::count(names, fs::path())) throw std::runtime_error("'': no file's name");
         const fs::path target = names.back();
         names.pop_back();
-        if (names.size() > 1 && !fs::is_directory(target))
-            fail(target, "not a directory"), names.clear();
+        if (names.size() > 1 && !is_directory(target)) fail(target, "not a directory"), names = {};
         for (const fs::path& name : names) {
             const fs::path last = (name / ".").parent_path().filename();
             const fs::path to = fs::is_directory(target) ? target / last : target;
@@ -187,6 +187,7 @@ int main(int argc, char** argv) {
         return std::fputs(usage, stderr), 2;
     try {
         copying c;
+        n = std::min(n, 1 + long(most_descriptors() / 4));  // each has two files
         const int signal = block_on(run(c, std::vector<fs::path>(argv + optind, argv + argc), n));
         return signal ? std::raise(signal) : c.failed;
     } catch (const std::exception& e) { return std::fprintf(stderr, "rcp: %s\n", e.what()), 1; }

@@ -321,6 +321,17 @@ def test_standard_descriptors_that_are_closed():
     equal(seen, ["/"] * 3, "what nobody reads or writes")
 
 
+def test_few_descriptors():
+    import resource
+    os.makedirs("tree/a/b/c")
+    for i in range(200):
+        put("tree/a/%d" % i, b"%d" % i)
+    for n in (16, 40):
+        limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))
+        equal(rcp("-j", "100", "tree", "copy%d" % n, preexec_fn=limit), (0, b"", b""), "with %d" % n)
+        same("tree", "copy%d" % n)
+
+
 def test_no_name():
     put("f")
     for args in (("", "d"), ("f", ""), ("", ""), ("f", "", "f")):
