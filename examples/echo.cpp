@@ -156,7 +156,7 @@ int main(int argc, char** argv) {
         unique_fd signals = block_signals();
         unique_fd listener = listen_on(address);
         std::printf("listening on %s\n", text(address).c_str());
-        std::fflush(stdout);
+        if (std::fflush(stdout) != 0) std::perror("echo: standard output");
         block_on(serve_until_signal(std::move(listener), std::move(signals)));
     } catch (const std::exception& e) {
         std::fprintf(stderr, "echo: %s: %s\n", text(address).c_str(), e.what());

@@ -440,6 +440,19 @@ def test_echo_prints_its_address():
             round_trip(s, b"hello")
 
 
+def test_echo_first_line_that_is_lost():
+    with open("/dev/full", "wb") as full:
+        process = subprocess.Popen([program("echo"), "--port", "0"], stdout=full, stderr=subprocess.PIPE, env=C_LOCALE)
+    try:
+        equal(process.stderr.readline(), b"echo: standard output: No space left on device\n", "stderr")
+        process.terminate()
+        equal(process.wait(DEADLINE), 0, "exit status")
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
 def test_echo_two_hundred_connections():
     rng = random.Random(2)
     with Server() as server:
