@@ -211,10 +211,12 @@ def test_count_thousand_files():
 
 def test_count_thousand_files_with_few_descriptors():
     names = ["many/%d" % i for i in range(1000)]
-    limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-    done = run([program("count")] + names, cwd=SCRATCH, preexec_fn=limit)
-    equal(done.stdout, run(["wc"] + names, cwd=SCRATCH).stdout, "stdout")
-    equal((done.stderr, done.returncode), (b"", 0), "stderr and exit status")
+    wanted = run(["wc"] + names, cwd=SCRATCH).stdout
+    for n, jobs in ((8, "16"), (16, "16"), (40, "16"), (40, "5000")):
+        limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))
+        done = run([program("count"), "-j", jobs] + names, cwd=SCRATCH, preexec_fn=limit)
+        equal((done.stderr, done.returncode), (b"", 0), "stderr and exit status, -j %s with %d" % (jobs, n))
+        equal(done.stdout, wanted, "stdout")
 
 
 def test_count_big_file():
