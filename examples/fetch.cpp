@@ -13,7 +13,8 @@
 //
 // At the end there is a table: status, bytes, seconds, name and URL of each. Errors go to stderr,
 // with their URL, and so does progress, if that is a terminal. The exit status is 0 if all have been
-// saved, else 1; 2 for a wrong call; 128 and the signal's number for SIGINT and SIGTERM.
+// saved, else 1; 2 for a wrong call; 128 and the signal's number for SIGINT, SIGTERM, SIGHUP and, when
+// nobody reads its errors, SIGPIPE.
 //
 // What it shows: TLS, names and HTTP as recipes, none of which the kit knows; workers that share a
 // list; a timeout around each step and not around the whole; files that cannot stay
@@ -171,7 +172,7 @@ int main(int argc, char** argv) {
         && retries <= 1000;
     if (!good || optind == argc) return usage(stderr, 2);
     try {
-        signals ending({SIGINT, SIGTERM});  // before the first thread
+        signals ending({SIGINT, SIGTERM, SIGHUP, SIGPIPE});  // before the first thread
         std::set<std::string> taken;
         for (char** text = argv + optind; *text; ++text)
             w.all.push_back(download{url(*text), path_for(url(*text), dir, taken)});

@@ -8,10 +8,10 @@
 // many as there are descriptors for.
 //
 // A file is written under another name in its directory, .rcp-..., and renamed when it is complete: so
-// under its own name there is never half of it, and SIGINT or SIGTERM, which stop rcp at once, leave
-// neither. A device or a FIFO is neither copied nor replaced. What cannot be copied is named on stderr,
-// and makes the exit status 1; the rest is copied. A wrong call is exit status 2. On a terminal stderr
-// shows how far it is.
+// under its own name there is never half of it, and SIGINT, SIGTERM, SIGHUP or SIGPIPE, which stop rcp
+// at once if they are not ignored, leave neither. A device or a FIFO is neither copied nor replaced.
+// What cannot be copied is named on stderr, and makes the exit status 1; the rest is copied. A wrong
+// call is exit status 2. On a terminal stderr shows how far it is.
 //
 // What it shows: a channel between one task that walks the trees and N that copy; cleanup by
 // destructors, which a cancelled task's frame runs as any other scope: the temporary file; what is
@@ -161,7 +161,7 @@ struct copying {
 
 // Gives the number of the signal that has stopped it, or 0.
 task<int> run(copying& c, std::vector<fs::path> names, long n) {
-    signals stopping({SIGINT, SIGTERM, SIGHUP});
+    signals stopping({SIGINT, SIGTERM, SIGHUP, SIGPIPE});
     const auto bar = spawn(c.show());
     std::vector<task<>> work;
     work.push_back(c.walk_all(std::move(names)));

@@ -354,7 +354,7 @@ def test_timeouts():
 
 
 def test_a_signal_ends_it():
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         with Server({"/stalls": [[ok(b"12345")[:-2], 60]]}) as server:
             with started([FETCH, server.url("/stalls"), server.url("/stalls")], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
                 until(lambda: sorted(n.split("-")[0] for n in os.listdir(".") if os.path.getsize(n) == 3) == ["stalls.1.part", "stalls.part"], "both have begun")

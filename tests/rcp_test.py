@@ -383,6 +383,34 @@ def test_stopped_by_signals():
     check(stopped >= 6, "only %d of 12 were stopped" % stopped)
 
 
+def test_a_signal_that_is_ignored():
+    """As after nohup."""
+    os.mkdir("work")
+    for i in range(20):
+        put("work/%d" % i, bytes(3 << 20))
+    process = subprocess.Popen([RCP, "-j", "1", "work", "copy"], preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    until(lambda: os.path.isdir("copy"), "it copies")
+    process.send_signal(signal.SIGHUP)
+    equal(process.wait(timeout=DEADLINE), 0, "exit status")
+    same("work", "copy")
+
+
+def test_nobody_reads_its_errors():
+    os.mkdir("dst")
+    os.mkfifo("dst/f")
+    put("f")
+    put("large", bytes(100 << 20))
+    small = ["small%d" % i for i in range(20)]
+    for name in small:
+        put(name)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([RCP, "-j", "2", "large", *small, "f", "dst"], stderr=write, timeout=DEADLINE,
+                          preexec_fn=lambda: signal.signal(signal.SIGPIPE, signal.SIG_DFL))
+    os.close(write)
+    equal((done.returncode, leftovers("dst")), (-signal.SIGPIPE, []), "exit status, and what is left")
+
+
 def test_terminal():
     """A terminal is shown how far it is; a pipe is not, nor stdout."""
     put("shown", bytes(30 << 20))

@@ -150,6 +150,19 @@ TEST_CASE("the mask: shared signals, any order of destruction, and what was bloc
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
+TEST_CASE("what is ignored stays ignored, and is not heard") {
+    const as_before checks;
+    auto* const before = std::signal(SIGUSR1, SIG_IGN);
+    {
+        const signals s({SIGUSR1, SIGUSR2});
+        CHECK_FALSE(blocked(SIGUSR1));
+        CHECK(blocked(SIGUSR2));
+        std::raise(SIGUSR1);
+        CHECK_FALSE(pending(SIGUSR1));
+    }
+    std::signal(SIGUSR1, before);
+}
+
 TEST_CASE("what nobody has taken takes its usual course at the end") {
     const as_before checks;
     const handler usual(SIGUSR1);

@@ -26,6 +26,9 @@
 //     (2) However often it comes: only SIGRTMIN and above are queued. (3) A next() that is cancelled
 //     has taken none. (4) What is pending then takes its usual course.
 //
+// A signal that is ignored when the object is made stays so: it is not heard. Whoever starts a program
+// with nohup(1), or with & in a script, has its SIGHUP, or SIGINT, ignored, and means it.
+//
 // A child inherits the mask as well, also through exec, and would not end at Ctrl-C any more. Give it
 // the one that children_mask() tells; process.hpp does.
 #pragma once
@@ -45,9 +48,12 @@ public:
     // Throws std::system_error: EINVAL for a number that is no signal, or one that cannot be blocked
     // (SIGKILL, SIGSTOP).
     explicit signals(std::initializer_list<int> which) {
-        for (const int s : which)
-            if (s == SIGKILL || s == SIGSTOP || sigaddset(&set, s) != 0)
+        for (const int s : which) {
+            struct sigaction now {};
+            if (s == SIGKILL || s == SIGSTOP || ::sigaction(s, nullptr, &now) != 0)
                 refuse(EINVAL, "signals: number " + std::to_string(s));
+            if (now.sa_handler != SIG_IGN) sigaddset(&set, s);
+        }
         fd.reset(::signalfd(-1, &set, SFD_CLOEXEC));
         if (!fd) refuse(errno, "signals: signalfd");
         sigset_t before;
