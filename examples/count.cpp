@@ -4,8 +4,8 @@
 //
 // Prints the lines, words and bytes of each FILE, and their total, the way GNU wc does in the C
 // locale: -l, -w and -c choose columns, `-` or no FILE is standard input, what cannot be read is
-// named on stderr and makes the exit status 1. At most N files are open at once (16 without -j), and no
-// more than a quarter of the descriptors allows.
+// named on stderr and makes the exit status 1. At most N files are open at once (16 without -j), and
+// no more than a quarter of the descriptors there may be.
 //
 // What it shows: N tasks that share a list of work, and so a bound on what is open without any
 // counting; results that come in any order and are printed in the order of the arguments; errors as

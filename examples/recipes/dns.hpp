@@ -57,8 +57,8 @@ inline int look_up(
 }  // namespace detail
 
 // The addresses of a host, in the system's order of preference. Asks a helper thread, unless the host
-// is an address. Throws resolve_error, or std::system_error. A question that is under way cannot be cancelled: it is
-// waited for.
+// is an address. Throws resolve_error, or std::system_error. A question that is under way cannot be
+// cancelled: it is waited for.
 template <class = void> task<endpoints> resolve(std::string host, std::string service) {
     endpoints list;
     const auto ask = [&] { return detail::look_up(host, service, 0, list); };

@@ -12,8 +12,8 @@
 // A program may be started with some of the three closed (`relay <&-`). What it opens first takes
 // their numbers then: a socket is written to by printf, a signalfd read as the standard input.
 //
-// And it may have more than it is started with, mostly 1024: the bound is low for programs that use
-// select(2), which takes no number above. One that does not asks for all it may have:
+// It is also started with a bound on descriptors, mostly 1024, so low for the sake of select(2), which
+// takes no number above. A program that does not call that may raise it:
 //
 //     std::size_t connections = ringlet::most_descriptors() - 10;
 #pragma once
@@ -32,7 +32,8 @@ inline void hold_standard_descriptors() {
         if (::fcntl(fd, F_GETFD) < 0) ::open("/", O_PATH | O_CLOEXEC);
 }
 
-// Raises the bound on descriptors as far as it goes, and gives it. What is started from here inherits it.
+// Raises the bound on descriptors as far as it goes, and gives it. Programs that are started from here
+// inherit it.
 inline std::size_t most_descriptors() {
     rlimit limit{};
     ::getrlimit(RLIMIT_NOFILE, &limit);

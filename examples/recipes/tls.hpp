@@ -36,8 +36,8 @@
 
 namespace ringlet::tls {
 
-// What another attempt hardly changes: a certificate, or a peer that speaks something else. A connection
-// that breaks is a std::system_error.
+// What another attempt hardly changes: a certificate, or a peer that speaks something else. A
+// connection that breaks is a std::system_error.
 struct error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };

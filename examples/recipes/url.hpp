@@ -61,10 +61,11 @@ struct url {
         return url(scheme + "//" + authority() + without_dots(to));
     }
     static std::string coded(std::string_view text) {
+        static constexpr char digits[] = "0123456789ABCDEF";
         std::string all;
-        for (const unsigned char c : text)
-            if (c < 128) all += static_cast<char>(c);
-            else (all += '%') += {"0123456789ABCDEF"[c / 16], "0123456789ABCDEF"[c % 16]};
+        for (const char c : text)
+            if (const unsigned byte = c & 0xff; byte < 128) all += c;
+            else (all += '%') += {digits[byte / 16], digits[byte % 16]};
         return all;
     }
     // "/a/./b/../c?x" is "/a/c?x".
