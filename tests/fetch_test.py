@@ -18,7 +18,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from programs import DEADLINE, cases_of, check, equal, free_port, need, nginx, run, run_cases, started, until
+from programs import DEADLINE, cases_of, check, equal, free_port, need, nginx, not_with_ubsan, run, run_cases, started, until
 
 FETCH = os.path.abspath(sys.argv[1] + "/fetch") if len(sys.argv) > 1 else sys.exit(__doc__)
 
@@ -247,6 +247,7 @@ def test_certificates_are_not_retried():
 
 
 def test_few_descriptors():
+    not_with_ubsan(FETCH)
     with Server({"/%d" % i: [ok(b"%d" % i * i)] for i in range(30)}) as server:
         for n in (14, 16, 40):
             limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))

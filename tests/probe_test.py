@@ -15,7 +15,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from programs import C_LOCALE, DEADLINE, cases_of, check, equal, fds_of, need, run, run_cases, started, until
+from programs import C_LOCALE, DEADLINE, cases_of, check, equal, fds_of, need, not_with_ubsan, run, run_cases, started, until
 
 PROBE = os.path.abspath(sys.argv[1] + "/probe") if len(sys.argv) > 1 else sys.exit(__doc__)
 
@@ -150,6 +150,7 @@ def test_results_come_at_once_and_a_signal_ends_it():
 
 
 def test_few_descriptors():
+    not_with_ubsan(PROBE)
     with listening(30) as ports:
         for n in (8, 16, 20, 28, 40):
             limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))

@@ -68,6 +68,13 @@ def fds_of(pid):
     return len(os.listdir("/proc/%d/fd" % pid))
 
 
+def not_with_ubsan(program):
+    """UBSan's check of dynamic types opens a pipe, and reports an error when it has no descriptor for it."""
+    with open(program, "rb") as f:
+        if b"__ubsan_handle_dynamic_type_cache_miss" in f.read():
+            raise Skip("UBSan needs descriptors")
+
+
 def without_standard_descriptors():
     """For preexec_fn: what the program opens first would take their numbers."""
     for fd in range(3):

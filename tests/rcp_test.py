@@ -21,7 +21,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 # pylint: disable-next=wrong-import-position
-from programs import C_LOCALE, cases_of, check, equal, run_cases, Skip, until, without_standard_descriptors
+from programs import C_LOCALE, cases_of, check, equal, not_with_ubsan, run_cases, Skip, until, without_standard_descriptors
 
 BUILD = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else sys.exit(__doc__)
 RCP = os.path.join(BUILD, "rcp")
@@ -323,6 +323,7 @@ def test_standard_descriptors_that_are_closed():
 
 def test_few_descriptors():
     import resource
+    not_with_ubsan(RCP)
     os.makedirs("tree/a/b/c")
     for i in range(200):
         put("tree/a/%d" % i, b"%d" % i)
