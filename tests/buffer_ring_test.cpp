@@ -270,6 +270,28 @@ TEST_CASE("back-pressure: who holds all buffers receives no more; one given back
     block_on(root());
 }
 
+TEST_CASE("a buffer given back reaches the one who has data, past those whose peers are silent") {
+    const no_leak checks;
+    auto root = []() -> task<> {
+        const socket_pair silent, talks;
+        buffer_ring buffers(1, 16);
+        recv_many a(silent.a), b(talks.a);
+        talks.put("1");
+        std::optional<piece> held = co_await b.next();
+        auto first = spawn(next_piece(a)), second = spawn(next_piece(b));
+        co_await turns(100);
+        talks.put("two");
+        co_await turns(100);  // b is told that there is no buffer, and waits for one behind a
+        held.reset();
+        for (int i = 0; i < 10'000 && !second.done(); ++i) co_await yield_now();
+        REQUIRE(second.done());
+        const piece p = co_await std::move(second);
+        CHECK(text_of(p) == "two");
+        CHECK_FALSE(first.done());
+    };
+    block_on(root());
+}
+
 TEST_CASE("back-pressure reaches the sender") {
     const no_leak checks;
     auto root = []() -> task<> {

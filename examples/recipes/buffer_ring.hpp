@@ -112,7 +112,8 @@ public:
         if (!buffer_ring::here) throw std::logic_error("ringlet: recv_many without a buffer_ring");
         for (buffer_ring& ring = *buffer_ring::here;;) {
             while (!shots && !ring.left) co_await ring.freed.recv();
-            if (!shots) shots.emplace(std::ref(*this));
+            // Perhaps nothing comes here: the next who waits is to know of the buffer as well.
+            if (!shots) shots.emplace(std::ref(*this)), ring.freed.try_send(true);
             auto some = co_await shots->next();
             if (!(some.flags & IORING_CQE_F_MORE)) shots.reset();
             if (ring.error) detail::fail(ring.error, "provide_buffers");
