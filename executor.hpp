@@ -90,30 +90,27 @@ struct executor_hooks {
 
 namespace detail {
 
-// First in, first out, linked by job::next, in two parts. Those from `next` on are in line; those
-// from `first` on have come since, and are the next line when this one is at its end. `end` is
-// where the next link goes: into the last job, or, if there is none, into `first`. So push needs no
-// test, append is a few stores, however long they are, and pop asks who has come only when the line
-// is at its end.
+// First in, first out, linked by job::next. `end` is where the next link goes: into the last job,
+// or, if there is none, into `first`; so to push needs no test, and append is a few stores, however
+// long the other queue is. The last job's link is nullptr where somebody pops: whoever wakes a job
+// sees to that, and append. That `end` is a scheduler's: a job that is woken puts itself there.
 //
-//     next --> job --> job --> nullptr        first --> job --> job        end --> that job's next
-struct run_queue {
-    job *next = nullptr, *first, **end = &first;
-    bool empty() const { return !next && end == &first; }
-    void push(job& j) {
-        *end = &j;
-        end = &j.next;
-    }
+//     first --> job --> job --> nullptr          end --> the last job's next
+struct run_queue : scheduler {
+    job* first = nullptr;
+    run_queue() { end = &first; }
+    bool none() const { return end == &first; }
+    void push(job& j) { *std::exchange(end, &j.next) = &j; }
+    void schedule(job& j, schedule_info) noexcept override { push(j); }
     job* pop() {
-        if (!next) {
-            if (end == &first) return nullptr;
-            *std::exchange(end, &first) = nullptr;
-            next = first;
-        }
-        return std::exchange(next, next->next);
+        job* const j = first;
+        if (j && !(first = j->next)) [[likely]]
+            end = &first;
+        return j;
     }
     void append(run_queue& other) {
-        if (other.end == &other.first) return;  // nobody pops there: it has no line
+        if (other.none()) return;
+        *other.end = nullptr;
         *end = other.first;
         end = std::exchange(other.end, &other.first);
     }
@@ -147,7 +144,7 @@ task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
 // been submitted, so it is shared by many runs; and 64 runs take some microseconds, by which I/O is
 // late at most. What becomes runnable meanwhile runs before the look and not behind it: two tasks
 // that wake each other would else cost a look for each message.
-class executor final : detail::scheduler {
+class executor final : detail::run_queue {
 public:
     executor_hooks hooks;
     // What it waits with. The reactor puts itself here at the first operation, the timers at the
@@ -160,7 +157,10 @@ public:
     // The pool of this thread is made first: an executor that is thread_local gives its frames back
     // to it.
     executor() { frame_pool::deallocate(frame_pool::allocate(1), 1); }
-    ~executor();
+    ~executor() {
+        const detail::scoped here(running, self());
+        end(nullptr);
+    }
 
     // The task, or another awaitable, goes to the end of the queue. Gives its handle. Throws
     // std::bad_alloc, and std::logic_error for a task that has been awaited or spawned already.
@@ -180,11 +180,16 @@ public:
     // (`io`), and until the earliest deadline of the timers (`clock`); tests/consumer/poll_loop.cpp
     // does. A virtual clock does not jump here. The exception of a detached task leaves here;
     // throws std::logic_error in a task of this executor.
-    bool try_tick();
+    bool try_tick() {
+        if (running == this) throw std::logic_error("ringlet: try_tick in the executor it ticks");
+        const detail::scoped here(running, self());
+        if (none() || ++ticks % 64 == 0) look(false);
+        return !none() && (turn(1), true);
+    }
     // Has every task ended?
     bool empty() const { return jobs.empty(); }
     // Is none runnable?
-    bool idle() const { return ready.empty() && later.empty(); }
+    bool idle() const { return none() && later.none(); }
     // Appends a line for each live task: where it was spawned, and what it waits for, and where.
     void dump(std::string& out) const { list(jobs, out, 1); }
 
@@ -198,48 +203,49 @@ private:
     [[gnu::always_inline]] detail::job_of<T>& start(task<T>&& work, detail::source place) {
         using started = detail::job_of<T>;
         auto& job = *new started(started::frame_of(work).release(), *this, place, &jobs);
-        ready.push(job);
-        if (hooks.on_spawn) tell(hooks.on_spawn, job);
+        push(job);
+        if (hooks.on_spawn) tell(&executor_hooks::on_spawn, job);
         return job;
     }
-    void schedule(detail::job& j, schedule_info info) noexcept override {
-        (info.woken_while_running ? later : ready).push(j);
-    }
+    // Those that were woken while they ran; the others have put themselves into the queue.
+    void schedule(detail::job& j, schedule_info) noexcept override { later.push(j); }
     // The loop: runs up to `limit` jobs, and none after the root has returned. A job that yields
-    // goes to `later`; one that is woken goes to `ready`, and is run in this turn if there is room.
-    // What a yield costs is here and in job::run: 25 instructions, beside the coroutine's own 19. A
-    // job may tick another executor: so the current one is set back at the end.
+    // goes to `later`; one that is woken goes to the queue, and is run in this turn if it has room.
+    // What a yield costs is here and in job::run: 24 instructions, beside the coroutine's own 19. A
+    // job may tick another executor: so the current one is set back at the end. There is a loop for
+    // those who watch and one for the others, which so has no test for it in each run.
     [[gnu::always_inline]] void turn(int limit, const detail::job* root = nullptr) {
         const detail::scoped restores(detail::job::current, detail::job::current);
-        const bool hooked = hooks.on_spawn || hooks.before_run || hooks.after_run
-            || hooks.on_finish;
-        for (detail::job* next; limit && (next = ready.pop()); --limit) {
-            detail::job& j = *(detail::job::current = next);
+        if (hooks.on_spawn || hooks.before_run || hooks.after_run || hooks.on_finish)
+            run_some(limit, root, [this](detail::job& j, auto... how) { run_hooked(j, how...); });
+        else run_some(limit, root, [](detail::job& j, auto... how) { j.run(how...); });
+    }
+    [[gnu::always_inline]] void run_some(int limit, const detail::job* root, auto run) {
+        for (detail::job* one; limit && (one = pop()); --limit) {
+            detail::job& j = *(detail::job::current = one);
             const auto requeue = [&] { later.push(j); };
-            const auto unless_idle = [&] {
-                if (root && root->is(detail::job::ended)) limit = 1;  // this run was the last
-            };
-            if (hooked) run_hooked(j, requeue, unless_idle);
-            else j.run(requeue, unless_idle);
+            const auto ended = [&] { limit = root == &j && root->is(j.ended) ? 1 : limit; };
+            run(j, requeue, ended);
         }
     }
-    // The same for those who watch. Unset hooks cost a test in each turn and one in each spawn. The
+    // A run for those who watch. Unset hooks cost a test in each turn and one in each spawn. The
     // job is kept until the last of them has been told. The children of a group, which are not
     // spawned here, are told of at their first run.
     void run_hooked(detail::job& j, auto requeue, auto unless_idle) {
         const waker stays(j, 0);
         std::exception_ptr error;
-        if (j.parent && !j.runs) tell(hooks.on_spawn, j);
-        tell(hooks.before_run, j);
+        if (j.group && !j.runs) tell(&executor_hooks::on_spawn, j);
+        tell(&executor_hooks::before_run, j);
         try {
             j.run(requeue, unless_idle);
         } catch (...) { error = std::current_exception(); }
-        tell(hooks.after_run, j);
-        if (j.is(detail::job::ended)) tell(hooks.on_finish, j);
+        tell(&executor_hooks::after_run, j);
+        if (j.is(detail::job::ended)) tell(&executor_hooks::on_finish, j);
         if (error) std::rethrow_exception(error);
     }
-    void tell(executor_hooks::hook hook, const detail::job& j) const {
-        if (hook) hook(hooks.context, {&j, j.parent, j.origin(), j.awaits_at()});
+    void tell(executor_hooks::hook executor_hooks::*which, const detail::job& j) const {
+        if (const auto hook = hooks.*which)
+            hook(hooks.context, {&j, j.parent(), j.origin(), j.awaits_at()});
     }
     // The clock is asked before the ring because it stands in front of it: it lets the ring sleep,
     // but not past the next deadline. An executor with neither can only be idle for good.
@@ -250,17 +256,75 @@ private:
     bool look(bool may_sleep = true) {
         parker* const p = clock ? clock.get() : io.get();
         const bool hope = p && p->park(may_sleep && idle() ? parker::never : parker::now);
-        ready.append(later);
+        append(later);
         return hope || !idle();
     }
-    void drive(const detail::job& root);
-    void end(detail::job* only);
-    void give_up(detail::job& outermost);
-    static void list(const detail::ring& jobs, std::string& out, std::size_t depth);
+    // If the parker says that nothing will ever come while the root has not ended, the program is
+    // stuck: two tasks that join each other, a receive from a channel that nobody will send to. A
+    // loop that slept on would hang without a word, so this one throws, with the list of who waits
+    // where.
+    void drive(const detail::job& root) {
+        while (turn(64, &root), !root.is(detail::job::ended)) {
+            if (look()) continue;
+            std::string text = "ringlet: deadlock, nothing can wake the root task. Live tasks:\n";
+            dump(text);
+            throw deadlock(text);
+        }
+    }
+    // The end of all jobs. Everybody is asked to stop, and the loop goes on until all have: a read
+    // in flight keeps its frame until the kernel has let go of the buffer, a shielded task runs to
+    // its end, a detached one that it spawned meanwhile is cancelled in the next round, before
+    // anybody sleeps. Then the members go: the clock, and the ring.
+    //
+    // Or that of one job, the root of a run that ends with an exception: the others go on
+    // meanwhile, and if they fail as well the next run says so. At the executor's end nobody is
+    // left to be told.
+    void end(detail::job* only) {
+        while (only ? !only->is(detail::job::ended) : !empty()) {
+            if (only) only->cancel();
+            else jobs.each<detail::job>([](detail::job& j) { j.cancel(); });
+            const bool asked = none();  // nothing to run: all have been asked, and wait
+            try {
+                do turn(64, only);
+                while (!only && !none());
+                if ((only ? only->is(detail::job::ended) : !asked) || look()) continue;
+            } catch (...) {  // a task's, or look's: then nothing will come
+                if (only && !late) late = std::current_exception();
+                append(later);  // which look has not done
+                if (!asked || !idle()) continue;
+            }
+            give_up(only ? only : static_cast<detail::job*>(jobs.after));
+        }
+    }
+    // Nothing can come any more: what is left waits in vain, under a shield, say. The innermost job
+    // is cancelled, which a shield does not keep off; one that has been cancelled is ended.
+    void give_up(detail::job* stuck) {
+        while (const detail::ring* inner = stuck->children())
+            stuck = static_cast<detail::job*>(inner->after);
+        if (!stuck->cancelled) return stuck->cancel();
+        tell(&executor_hooks::on_finish, *stuck);
+        stuck->abandon();
+    }
+    static void list(const detail::ring& jobs, std::string& out, std::size_t depth) {
+        jobs.each<detail::job>([&](const detail::job& j) {
+            out.append(2 * depth, ' ').append("task spawned at ");
+            detail::append_place(out, j.origin());
+            if (j.waiting) j.waiting->describe(out += " waits for ");
+            else if (j.is(detail::job::suspended)) out += " waits for a waker";
+            else out += j.is(detail::job::scheduled) ? " is runnable" : " runs";
+            detail::append_place(out += " at ", j.awaits_at());
+            for (const detail::section* s = j.inner; s; s = s->outer)
+                if (!s->over())
+                    s->describe(out += ", in "),
+                        detail::append_place(out += " at ", j.place_of(s->where, s->outer));
+            out += '\n';
+            if (j.children()) list(*j.children(), out, depth + 1);
+        });
+    }
     // Or g++ 12 warns that `running` keeps the address of block_on's local variable.
     executor* self() { return std::launder(this); }
 
-    detail::run_queue ready, later;  // later: those that were woken while they ran
+    detail::run_queue later;  // later: those that were woken while they ran
     detail::ring jobs;
     std::exception_ptr late;  // of a detached task, for the next run
     unsigned ticks = 0;
@@ -283,81 +347,6 @@ template <detail::awaitable A> detail::await_result<A> executor::run(A root, det
     }
     return job.take();
 }
-// If the parker says that nothing will ever come while the root has not ended, the program is
-// stuck: two tasks that join each other, a receive from a channel that nobody will send to. A loop
-// that slept on would hang without a word, so this one throws, with the list of who waits where.
-inline void executor::drive(const detail::job& root) {
-    while (turn(64, &root), !root.is(detail::job::ended)) {
-        if (look()) continue;
-        std::string text = "ringlet: deadlock, nothing can wake the root task. Live tasks:\n";
-        dump(text);
-        throw deadlock(text);
-    }
-}
-
-inline bool executor::try_tick() {
-    if (running == this) throw std::logic_error("ringlet: try_tick in the executor that it ticks");
-    const detail::scoped here(running, self());
-    if (ready.empty() || ++ticks % 64 == 0) look(false);
-    const bool any = !ready.empty();
-    turn(1);
-    return any;
-}
-
-// Everybody is asked to stop, and the loop goes on until all have: a read in flight keeps its frame
-// until the kernel has let go of the buffer, a shielded task runs to its end, a detached one that
-// it spawned meanwhile is cancelled in the next round, before anybody sleeps. Then the members go:
-// the clock, and the ring.
-inline executor::~executor() {
-    const detail::scoped here(running, self());
-    end(nullptr);
-}
-// The same for one job, the root of a run that ends with an exception: the others go on meanwhile,
-// and if they fail as well the next run says so. At the executor's end nobody is left to be told.
-inline void executor::end(detail::job* only) {
-    while (only ? !only->is(detail::job::ended) : !empty()) {
-        if (only) only->cancel();
-        else jobs.each<detail::job>([](detail::job& j) { j.cancel(); });
-        const bool asked = ready.empty();  // nothing to run: all have been asked, and wait
-        try {
-            do turn(64, only);
-            while (!only && !ready.empty());
-            if ((only ? only->is(detail::job::ended) : !asked) || look()) continue;
-        } catch (...) {  // a task's, or look's: then nothing will come
-            if (only && !late) late = std::current_exception();
-            ready.append(later);  // which look has not done
-            if (!asked || !idle()) continue;
-        }
-        give_up(only ? *only : static_cast<detail::job&>(*jobs.after));
-    }
-}
-// Nothing can come any more: what is left waits in vain, under a shield, say. The innermost job
-// is cancelled, which a shield does not keep off; one that has been cancelled is ended.
-inline void executor::give_up(detail::job& outermost) {
-    detail::job* stuck = &outermost;
-    while (const detail::ring* inner = stuck->children())
-        stuck = static_cast<detail::job*>(inner->after);
-    if (!stuck->cancelled) return stuck->cancel();
-    tell(hooks.on_finish, *stuck);
-    stuck->abandon();
-}
-
-inline void executor::list(const detail::ring& jobs, std::string& out, std::size_t depth) {
-    jobs.each<detail::job>([&](const detail::job& j) {
-        out.append(2 * depth, ' ').append("task spawned at ");
-        detail::append_place(out, j.origin());
-        if (j.waiting) j.waiting->describe(out += " waits for ");
-        else if (j.is(detail::job::suspended)) out += " waits for a waker";
-        else out += j.is(detail::job::scheduled) ? " is runnable" : " runs";
-        detail::append_place(out += " at ", j.awaits_at());
-        for (const detail::section* s = j.inner; s; s = s->outer)
-            if (!s->over())
-                s->describe(out += ", in "),
-                    detail::append_place(out += " at ", j.place_of(s->where, s->outer));
-        out += '\n';
-        if (j.children()) list(*j.children(), out, depth + 1);
-    });
-}
 
 // ---- 3. What programs call ----------------------------------------------------------------------
 
@@ -379,8 +368,8 @@ struct [[nodiscard]] yield_awaiter : std::suspend_always {
     template <class P>
     void await_suspend(std::coroutine_handle<P> h, source place = source::current()) const {
         job& j = awaiting_job<P>();
-        j.where = place;
-        j.leave_at(h, job::scheduled | job::woken);
+        j.point = h, j.where = place;
+        j.phase |= job::scheduled | job::woken;
     }
 };
 
@@ -523,7 +512,7 @@ public:
         j.spawned = j.where = place;
         if (!group->owner || group->owner->waiting != group) return;  // the group has yet to start
         if (group->stopping) j.cancel();
-        j.by.schedule(j, schedule_info());
+        j.schedule();
     }
 
 private:
@@ -546,8 +535,10 @@ template <class F> struct [[nodiscard]] scoping final : group {
     T await_resume() { return check(), main->take(); }
     void finished(job& j) noexcept override {
         const bool child = &j != main.get();
-        if (child && !j.failed) {  // a value may spawn into the scope, or end others, as it goes:
-            j.join(members);       // so the job is a member until then
+        // A value may spawn into the scope, or end others, as it goes: so the job is a member until
+        // then.
+        if (child && !j.is(job::failed)) {
+            j.join(members);
             j.discard();
             j.unlink();
         }
@@ -587,20 +578,31 @@ namespace detail {
 
 // A wait in one of a channel's two lines. One that is over at once costs a unit of the job's
 // budget; where none is left the job yields, with its result: so a loop over a channel that is
-// never empty lets the others run behind every 129th item. Without budget, a job that is to stop
-// begins nothing, and takes nothing.
-struct in_line : waits<in_line>, ring {
-    ring& line;
-    int over = 0;  // 1: it is; 2: and has been refused, since the channel is closed
-    explicit in_line(ring& l) : line(l) {}
-    bool ready(auto attempt) {
-        const bool affordable = job::current->spend();
-        over = affordable || !job::current->stopping ? attempt() : 0;
-        return over && affordable;
+// never empty lets the others run behind every 128th item. Without budget, a job that is to stop
+// begins nothing, and takes nothing. What is inlined by order here and in the channel saves clang a
+// sixth of a round trip.
+template <class W> struct in_line : waits<W>, linked {
+    int over;    // from await_ready on. 1: it is; 2: and has been refused: the channel is closed
+    job* owner;  // while it is in line
+    in_line() {}
+    in_line(in_line&&) noexcept {}
+    [[gnu::always_inline]] bool await_ready() {
+        if (!job::current->spend()) [[unlikely]]
+            return pass_late(), false;
+        return (over = static_cast<W&>(*this).pass()) != 0;
+    }
+    [[gnu::noinline]] void pass_late() {
+        over = job::current->stopping ? 0 : static_cast<W&>(*this).pass();
     }
     bool insists() const { return over; }
-    void start() { over ? owner->fulfil() : join(line); }
+    void start(job& j) {
+        owner = &j;
+        if (!over) return join(static_cast<W&>(*this).line());
+        j.spend();  // from the next run's, which it is over in
+        j.fulfil();
+    }
     bool interrupt(job&) noexcept override { return unlink(), true; }
+    void done() { unlink(), owner->resume_for(job::fulfilled); }
 };
 
 }  // namespace detail
@@ -632,83 +634,75 @@ struct in_line : waits<in_line>, ring {
 template <class T> class channel {
 public:
     explicit channel(std::size_t n) : capacity(n) {}
-    ~channel() {
-        close();
-        dismiss(senders);
-    }
+    ~channel() { close(), dismiss<sending>(senders); }
 
     // Waits for room. Throws channel_closed.
     auto send(T value) { return sending(*this, std::move(value)); }
     // Waits for an item. nullopt: the channel is closed, and empty.
     auto recv() { return receiving(*this); }
     // Without waiting. False: there is no room, and `value` is untouched. Throws channel_closed.
-    template <class U = T> bool try_send(U&& value) {
-        if (closed) throw channel_closed();
-        if (receivers.empty() && items.size() >= capacity) return false;
-        if (receivers.empty()) return items.push_back(std::forward<U>(value)), true;
-        receiving& r = first<receiving>(receivers);
-        r.value.emplace(std::forward<U>(value));
-        r.unlink();
-        r.owner->fulfil();
-        return true;
+    template <class U = T> [[gnu::always_inline]] bool try_send(U&& value) {
+        return pass(std::forward<U>(value)) || (closed ? throw channel_closed() : false);
     }
     // The first item, without waiting. nullopt: there is none now, closed or not.
-    std::optional<T> try_recv() {
-        std::optional<T> value;
+    [[gnu::always_inline]] std::optional<T> try_recv() {
+        // Who sends waits only where it is full: so there are items then, or there is no room ever.
+        if (!items.size() && capacity) [[likely]]
+            return std::nullopt;
+        if (!items.size() && senders.empty()) return std::nullopt;
         if (!senders.empty()) {
             sending& s = first<sending>(senders);
             items.push_back(std::move(s.value));
-            s.unlink();
             s.over = 1;
-            s.owner->fulfil();
+            s.done();
         }
-        if (items.empty()) return value;
-        value.emplace(std::move(items.front()));
+        std::optional<T> value(std::move(items.front()));
         items.pop_front();
         return value;
     }
     // Nothing more can be sent; what was sent before can be received, that of senders that wait now
     // as well: so a receiver that wants no more takes what is left, or ends the channel. Receivers
     // that wait get nullopt.
-    void close() {
-        closed = true;
-        dismiss(receivers);
-    }
+    void close() { closed = true, dismiss<receiving>(receivers); }
 
 private:
-    struct [[nodiscard]] sending final : detail::in_line {
+    struct [[nodiscard]] sending final : detail::in_line<sending> {
         static_assert(alignof(T) <= 16, "ringlet: an item lies in frames; send a std::unique_ptr");
         channel& to;
         T value;
-        sending(channel& c, T v) : in_line(c.senders), to(c), value(std::move(v)) {}
-        bool await_ready() {
-            return ready([this] { return to.closed ? 2 : to.try_send(std::move(value)); });
-        }
-        void await_resume() const { over == 1 ? void() : throw channel_closed(); }
+        sending(channel& c, T v) : to(c), value(std::move(v)) {}
+        auto& line() { return to.senders; }
+        [[gnu::always_inline]] int pass() { return to.pass(std::move(value)) ? 1 : 2 * to.closed; }
+        void await_resume() const { this->over == 1 ? void() : throw channel_closed(); }
         void describe(std::string& out) const override { out += "send"; }
     };
-    struct [[nodiscard]] receiving final : detail::in_line {
+    struct [[nodiscard]] receiving final : detail::in_line<receiving> {
         channel& from;
         std::optional<T> value;
-        explicit receiving(channel& c) : in_line(c.receivers), from(c) {}
-        bool await_ready() {
-            return ready([this] {
-                if (auto v = from.try_recv()) value.emplace(std::move(*v));
-                return value || from.closed;
-            });
+        explicit receiving(channel& c) : from(c) {}
+        auto& line() { return from.receivers; }
+        [[gnu::always_inline]] bool pass() {
+            if (auto v = from.try_recv()) return value.emplace(std::move(*v)), true;
+            return from.closed;
         }
         std::optional<T> await_resume() { return std::move(value); }
         void describe(std::string& out) const override { out += "recv"; }
     };
-    template <class W> static W& first(detail::ring& line) { return static_cast<W&>(*line.after); }
-    static void dismiss(detail::ring& line) {
-        detail::ring all;
-        while (!line.empty()) {
-            detail::ring& w = *line.after;
-            w.unlink(), w.join(all);
+    // Into the frame of who waits for it, or into the items. (Who waits is none once it is closed.)
+    template <class U> [[gnu::always_inline]] bool pass(U&& value) {
+        if (receivers.empty()) {
+            if (closed || items.size() >= capacity) return false;
+            return items.push_back(std::forward<U>(value)), true;
         }
+        receiving& r = first<receiving>(receivers);
+        r.value.emplace(std::forward<U>(value));
+        return r.done(), true;
+    }
+    template <class W> static W& first(detail::ring& line) { return static_cast<W&>(*line.after); }
+    template <class W> static void dismiss(detail::ring& line) {
+        detail::ring all(std::move(line));
         while (!all.empty()) {
-            auto& w = first<detail::in_line>(all);
+            auto& w = first<W>(all);
             w.unlink();
             w.owner->let_go();  // which may run the job on the spot, and be the end of the channel
         }

@@ -45,6 +45,7 @@
 #include <liburing.h>  // and with it sys/socket.h, sys/uio.h, fcntl.h
 #include <poll.h>
 #include <pthread.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -121,9 +122,11 @@ public:
     //
     // Takes what the kernel answers to a request. Must live until the answer without
     // IORING_CQE_F_MORE, which says that more will follow. Runs inside the walk of the ring: note
-    // the result, wake a job, no more; and submit only what there is room for.
-    struct completion {
+    // the result, wake a job, no more; and submit only what there is room for. It is a wait too,
+    // since most are, and so have one vtable to be written and not two; others leave that out.
+    struct completion : detail::wait {
         virtual void complete(int result, unsigned flags) noexcept = 0;
+        bool interrupt(detail::job&) noexcept override { return true; }
     };
 
     // What has gone through the ring so far. `enters` beside `submitted` says how many requests
@@ -148,9 +151,8 @@ public:
     // that wants another size asks for it before its first operation. Throws std::logic_error where
     // no executor runs, std::system_error where there can be no ring.
     static reactor& here(options o = options()) {
-        auto& slot = detail::running_executor().io;
-        if (!slot) slot = std::make_unique<reactor>(o);
-        return static_cast<reactor&>(*slot);
+        const executor* const ex = executor::current();
+        return ex && ex->io ? static_cast<reactor&>(*ex->io) : make(o);
     }
 
     // What has gone through it so far; of a reactor that is made for this call, if there is none.
@@ -162,7 +164,8 @@ public:
     explicit reactor(options o) {
         [[maybe_unused]] static const int once = pthread_atfork(nullptr, nullptr, [] { ++forks; });
         set_up(o);
-        registered = io_uring_register_ring_fd(&ring) == 1;  // saves looking it up in each call
+        // Saves looking it up in each call.
+        mode |= io_uring_register_ring_fd(&ring) == 1 ? IORING_ENTER_REGISTERED_RING : 0;
         io_uring_ring_dontfork(&ring);
     }
     reactor(reactor&&) = delete;
@@ -170,34 +173,33 @@ public:
     // listening port. So what is still in flight, a recipe's multishot, say, is cancelled first,
     // and waited for.
     ~reactor() override {
-        if (forked()) {  // the ring is the parent's
-            ::close(ring.ring_fd);
-            return;
-        }
-        if (counts.in_flight) cancel(nullptr);
-        while (counts.in_flight) wait();
+        const bool mine = !forked();  // or the ring is the parent's
+        if (mine && counts.in_flight) cancel(nullptr);
+        while (mine && counts.in_flight) wait();
         // The ring is registered in the table of the thread that made it, and of no other.
         if (home != &on_submit) ring.int_flags = 0;
-        io_uring_queue_exit(&ring);
+        mine ? io_uring_queue_exit(&ring) : void(::close(ring.ring_fd));
     }
 
     // Makes room for a request, so that submit() has nothing to ask of the kernel.
     void make_room() {
-        if (forked()) throw std::logic_error("ringlet: a ring cannot be used after fork()");
-        check_thread();
-        while (!has_room()) enter(0);
+        while (forked() || home != &on_submit || !has_room()) [[unlikely]] flush();
     }
     // Readable when completions have come, for a poll loop that calls executor::try_tick then.
     int descriptor() const { return ring.ring_fd; }
     bool has_room() const { return unsubmitted() < ring.sq.ring_entries; }
     // Writes a request: fill(io_uring_sqe*) sets all but its user_data. It goes to the kernel with
-    // the next look. Into a copy first: a fill may throw, or submit or cancel something itself.
-    void submit(completion& to, auto fill) {
-        io_uring_sqe request{};
-        fill(&request);
-        push(request, &to, 0);
-        ++counts.in_flight;
-        ++counts.submitted;
+    // the next look. Into a copy first: a fill may throw, or submit or cancel something itself. One
+    // of ours only writes, and does so in the ring: a copy would wait for its stores to be through,
+    // which is a tenth of a NOP.
+    template <bool OnlyWrites = false> void submit(completion& to, auto fill) {
+        if (OnlyWrites && !on_submit) [[likely]] {
+            make_room();
+            io_uring_sqe& request = ring.sq.sqes[ring.sq.sqe_tail++ & ring.sq.ring_mask] = {};
+            fill(&request);
+            request.user_data = reinterpret_cast<std::uintptr_t>(&to);
+        } else push(fill, &to, 0);
+        ++counts.in_flight, ++counts.submitted;
     }
     bool forked() const { return forks != born; }
     // The request to cancel is a request as well, which names the other by its address. Its own
@@ -213,17 +215,12 @@ public:
     bool cancel(completion* which) noexcept {
         if (forked()) return false;
         constexpr int all = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;
-        io_uring_sqe request{};
-        io_uring_prep_cancel(&request, which, which ? 0 : all);
-        return push(request, which, 1), true;
+        const auto fill = [=](auto* s) { io_uring_prep_cancel(s, which, which ? 0 : all); };
+        return push(fill, which, 1), true;
     }
     // Blocks until something has completed. For the destructor of a completion in flight.
     [[gnu::noinline]] void wait() { park(never); }
-    // Will the next request be a link of a chain (IOSQE_IO_LINK)?
-    bool in_chain() const {
-        const io_uring_sqe& last = ring.sq.sqes[(ring.sq.sqe_tail - 1) & ring.sq.ring_mask];
-        return last.flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK);
-    }
+    bool chained = false;  // has a request been a link of a chain (IOSQE_IO_LINK)?
 
     // There is hope while something is in flight, or a deadline bounds the sleep. Without either
     // nothing can come, and to sleep would be for ever: the executor is told, and reports a
@@ -234,10 +231,13 @@ public:
     // deferred (TASKRUN) and no completions that found no room (CQ_OVERFLOW).
     bool park(std::int64_t until) override {
         if (forked()) return false;
-        if (!counts.in_flight && until == now) return true;
+        return (!counts.in_flight && until == now) || look(until);
+    }
+
+private:
+    [[gnu::noinline]] bool look(std::int64_t until) {
         const bool hope = counts.in_flight || until != never;
-        if (!early.empty()) [[unlikely]]
-            until = std::min(until, ask_again());
+        if (!early.empty()) until = std::min(until, ask_again());
         if (hope && until != now) enter(1, until);
         else if (unsubmitted() || *ring.sq.kflags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
             enter(0);
@@ -245,7 +245,6 @@ public:
         return hope;
     }
 
-private:
     // To make a ring and to end it takes about 50 us, and some pages of memory: so it is made at
     // the first operation, and a program without one never asks the kernel for it.
     //
@@ -289,9 +288,7 @@ private:
         constexpr std::pair<int, const char*> causes[] = {
             {EINVAL, ": no entries, or flags that this kernel or this reactor has no use for"},
             {ENOSYS, ": no io_uring here; it needs Linux 5.15, and a container that shows it"},
-            {EPERM,
-                ": forbidden, by a seccomp profile (allow io_uring_setup, _enter, _register) "
-                "or by the sysctl kernel.io_uring_disabled (set it to 0)"},
+            {EPERM, ": denied by seccomp (allow io_uring_*) or kernel.io_uring_disabled (set 0)"},
             {EACCES, ": forbidden by a security module or sandbox"},
             {ENOMEM, ": out of locked memory; raise RLIMIT_MEMLOCK (`ulimit -l`)"}};
         std::string text = "ringlet: io_uring_setup";
@@ -299,14 +296,21 @@ private:
         detail::fail(e, text);
     }
 
-    void check_thread() const {
-        if (home != &on_submit)
-            throw std::logic_error("ringlet: only the thread that made a ring can use it");
+    // Out of line, each of these: so the awaits, which seldom need them, are short and inlined.
+    [[gnu::noinline]] void flush() { enter(0); }
+    [[gnu::noinline]] static reactor& make(options o) {
+        auto& slot = detail::running_executor().io;
+        return slot = std::make_unique<reactor>(o), static_cast<reactor&>(*slot);
     }
     // The lowest bit of an address is free, and says that this is the request to cancel that one.
-    void push(io_uring_sqe& request, const completion* to, std::uintptr_t cancels) {
+    [[gnu::noinline]] void push(auto& fill, const completion* to, std::uintptr_t cancels) {
+        io_uring_sqe request{};
+        fill(&request);
         if (on_submit) on_submit(&request);
-        request.flags &= static_cast<__u8>(~IOSQE_CQE_SKIP_SUCCESS);  // somebody waits for it
+        // Somebody waits for the answer. A cancel that a hook makes late could meet another
+        // operation, which is at that address by then.
+        request.flags &= static_cast<__u8>(cancels ? 0 : ~IOSQE_CQE_SKIP_SUCCESS);
+        chained |= request.flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK);
         request.user_data = reinterpret_cast<std::uintptr_t>(to) | cancels;
         make_room();
         ring.sq.sqes[ring.sq.sqe_tail++ & ring.sq.ring_mask] = request;
@@ -318,21 +322,20 @@ private:
         for (completion* c : std::exchange(early, {})) cancel(c);
         return again = time + 1'000'000;
     }
-    // The requests that the kernel has not taken yet: its own place in the ring says so, and not
-    // what a call has returned, which may have been interrupted after it had taken some.
-    unsigned unsubmitted() const { return ring.sq.sqe_tail - *ring.sq.khead; }
+    // The requests that the kernel has not taken yet: its own place in the ring after the last call
+    // says so, and not what that has returned, which may have been interrupted in the middle.
+    unsigned unsubmitted() const { return ring.sq.sqe_tail - ring.sq.sqe_head; }
 
     // The one system call: submits what has been written, runs the kernel's deferred work, and
     // waits for `least` completions, or till `until`. Some of liburing's own calls leave out
     // GETEVENTS, without which deferred completions do not arrive; others sleep on after a signal.
     // How many requests it has taken is of no interest: the rings say that.
     [[gnu::noinline]] void enter(unsigned least, std::int64_t until = never) {
-        check_thread();
+        if (forked() || home != &on_submit)
+            throw std::logic_error("ringlet: only its thread can use a ring, and no forked child");
         // Linux 6.15: to sleep here counts as idle, and not as the processor's waiting for a disk.
         constexpr unsigned no_iowait = 1u << 7, has_no_iowait = 1u << 17;
-        unsigned flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
-        if (registered) flags |= IORING_ENTER_REGISTERED_RING;
-        if (ring.features & has_no_iowait) flags |= no_iowait;
+        const unsigned flags = mode | (ring.features & has_no_iowait ? no_iowait : 0);
         io_uring_getevents_arg arg{};
         arg.sigmask_sz = _NSIG / 8;
         __kernel_timespec limit;
@@ -341,12 +344,12 @@ private:
             limit = {left / 1'000'000'000, left % 1'000'000'000};
             arg.ts = reinterpret_cast<std::uintptr_t>(&limit);
         }
-        ring.sq.sqe_head = ring.sq.sqe_tail;
         io_uring_smp_store_release(ring.sq.ktail, ring.sq.sqe_tail);
         ++counts.enters;
         counts.overflowed += (*ring.sq.kflags & IORING_SQ_CQ_OVERFLOW) != 0;
         const int r = io_uring_enter2(static_cast<unsigned>(ring.enter_ring_fd), unsubmitted(),
             least, flags, reinterpret_cast<sigset_t*>(&arg), sizeof arg);
+        ring.sq.sqe_head = *ring.sq.khead;
         if (r == -EBUSY || r == -EAGAIN) return reap();  // the kernel wants completions taken first
         if (r < 0 && r != -EINTR && r != -ETIME) detail::fail(-r, "ringlet: io_uring_enter");
     }
@@ -362,16 +365,16 @@ private:
         unsigned head = *ring.cq.khead;
         for (const unsigned tail = io_uring_smp_load_acquire(ring.cq.ktail); head != tail; ++head) {
             const io_uring_cqe& cqe = ring.cq.cqes[head & ring.cq.ring_mask];
-            auto* const to = reinterpret_cast<completion*>(cqe.user_data & ~std::uint64_t{1});
-            if (cqe.user_data & 1) {  // a cancel request's own
-                if (cqe.res == -EALREADY) [[unlikely]]
-                    early.push_back(to);
+            const std::uintptr_t data = cqe.user_data;
+            if (data & 1) [[unlikely]] {  // a cancel request's own
+                if (cqe.res == -EALREADY) early.push_back(reinterpret_cast<completion*>(data - 1));
                 continue;
             }
+            auto* const to = reinterpret_cast<completion*>(data);
             if (!(cqe.flags & IORING_CQE_F_MORE)) {
                 --counts.in_flight, ++counts.completed;
                 if (!early.empty()) [[unlikely]]
-                    std::erase(early, to);
+                    early.remove(&*to);
             }
             to->complete(cqe.res, cqe.flags);
         }
@@ -382,10 +385,10 @@ private:
     unsigned born = forks;
     const submit_hook* home = &on_submit;  // which each thread has in another place
     io_uring ring;
-    bool registered = false;
+    unsigned mode = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;  // of each call
     statistics counts;
-    std::vector<completion*, detail::pool_allocator<completion*>> early;  // to be cancelled again
-    std::int64_t again = 0;                                               // but not before
+    std::list<completion*, detail::pool_allocator<completion*>> early;  // to be cancelled again
+    std::int64_t again = 0;                                             // but not before
 };
 
 // ---- 3. Operations ------------------------------------------------------------------------------
@@ -404,6 +407,7 @@ template <class Byte> Byte* kept(std::span<Byte> bytes) { return bytes.data(); }
 // the owner until it has: a close that waits for a worker can be cancelled.
 auto& given(auto& argument) { return argument; }
 inline auto given(std::int64_t& offset) { return static_cast<std::uint64_t>(offset); }
+inline auto given(sockaddr_storage& to) { return reinterpret_cast<const sockaddr*>(&to); }
 template <class T> T* given(copied<T>& copy) { return copy.data(); }
 
 // What a request works on, for its error: the first argument that is a path or a descriptor.
@@ -415,6 +419,16 @@ inline void append_subject(std::string& out, int fd, const auto&... others) {
     if (fd == AT_FDCWD) return append_subject(out, others...);
     out.append(" on descriptor ").append(std::to_string(fd));
 }
+
+// Is that a path, or a descriptor of a file? What is done with one ends by itself.
+inline bool on_file(const auto&...) { return false; }
+inline bool on_file(const copied<char>&, const auto&...) { return true; }
+inline bool on_file(int fd, const auto&... others) {
+    struct stat s;
+    if (fd == AT_FDCWD) return on_file(others...);
+    return ::fstat(fd, &s) == 0 && (S_ISREG(s.st_mode) || S_ISDIR(s.st_mode));
+}
+inline bool on_file(const unique_fd& fd) { return on_file(fd.get()); }
 
 //     read(fd, into, offset)          what the program calls: an op, which does nothing yet
 //     co_await                        await_ready: an SQE, written by io_uring_prep_read(sqe, fd,
@@ -433,12 +447,11 @@ inline void append_subject(std::string& out, int fd, const auto&... others) {
 // brings. A result that came all the same is fulfil(): the job goes on with it. Only where nothing
 // can be waited for any more is an op destroyed in flight, and then its destructor waits.
 template <class R, bool Throws, class With, class... A>
-struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>>, reactor::completion {
+struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>, reactor::completion> {
     op(const char* operation, With w) : name(operation), with(std::move(w)) {}
     op(op&&) = default;
     ~op() {
-        if (in) [[unlikely]]
-            reclaim();
+        if (in) reclaim();
         if (std::is_same_v<R, unique_fd> && res >= 0) ::close(res);  // nobody is left to take it
     }
     // The same operation, whose await gives the number, also if that is an error. For those that
@@ -448,39 +461,44 @@ struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>>, reactor::compl
 
     // The request is written here, where it can still throw: no ring, no room, a prepare that
     // fails. A job that is to stop begins nothing.
-    bool await_ready() {
+    [[gnu::always_inline]] bool await_ready() {
         if (!job::current->stopping) submit(reactor::here());
         return false;
     }
     bool insists() const { return in; }  // where `prepare` has cancelled the job that it is for
+    void start(job& j) { owner = &j; }
     auto await_resume() {
         const int n = std::exchange(res, -1);
         if constexpr (!Throws) return n;
         else if (n >= 0) return static_cast<R>(n);
-        std::string what;
-        describe(what);
-        fail(-n, what);
+        else raise(-n);
     }
 
 private:
     void submit(reactor& r) {
-        if (on_path && r.in_chain()) tries = 0;
-        r.submit(*this, [this](io_uring_sqe* s) {
+        r.submit<!(std::is_invocable_v<A&, io_uring_sqe*> || ...)>(*this, [this](io_uring_sqe* s) {
             with([s](auto& prepare, auto&... a) { prepare(s, given(a)...); });
         });
         in = &r;
     }
+    [[noreturn, gnu::cold]] void raise(int error) const {
+        std::string what;
+        describe(what);
+        fail(error, what);
+    }
     [[gnu::noinline]] void reclaim() {
-        this->owner = nullptr;  // which is ending
+        owner = nullptr;  // which is ending
         if (in->cancel(this))
             while (in) in->wait();
     }
     // A signal can keep the kernel from starting a worker, which it tells as ECANCELED. Those that
-    // work on a path begin again then, but not in a chain, whose first part may have failed. With a
-    // descriptor it may be that somebody did cancel it.
-    bool retries(int n) {
-        return on_path && n == -ECANCELED && this->owner && !this->owner->stopping && in->has_room()
-            && tries-- > 0;
+    // work on a path or a file begin again then, but not where there are chains, whose first part
+    // may have failed. With another descriptor it may be that somebody did cancel it.
+    [[gnu::noinline]] void failed(int n, unsigned flags) {
+        bool again = n == -ECANCELED && owner && !owner->stopping && !in->chained;
+        if (again) with([&](auto&, const auto&... a) { again = on_file(a...); });
+        if (again && in->has_room() && tries-- > 0) return submit(*in);
+        ended(n == -512 ? -EINTR : n, flags);  // ERESTARTSYS, which the kernel should have kept
     }
     bool interrupt(job&) noexcept override { return !in->cancel(this); }
     void describe(std::string& out) const override {
@@ -489,33 +507,32 @@ private:
     // The job may have ended in the meantime only if this op is being destroyed, and then `owner`
     // is none: see the destructor, which is waiting for just this call.
     void complete(int n, unsigned flags) noexcept override {
-        if (retries(n)) return submit(*in);
-        // -512 is ERESTARTSYS, which the kernel should have kept to itself; a notification (of a
-        // send without a copy, by io::op) says only that the buffer is free.
-        if (!(flags & IORING_CQE_F_NOTIF)) res = n == -512 ? -EINTR : n;
+        n < 0 ? failed(n, flags) : ended(n, flags);
+    }
+    void ended(int n, unsigned flags) {
+        // A notification (of a send without a copy, by io::op) says only that the buffer is free.
+        res = flags & IORING_CQE_F_NOTIF ? res : n;
         if constexpr ((std::is_same_v<A, unique_fd> || ...))
             if (n != -ECANCELED) with([](auto&, unique_fd& fd) { fd.release(); });
         if (flags & IORING_CQE_F_MORE) return;
         in = nullptr;
-        if (this->owner) res >= 0 ? this->owner->fulfil() : this->owner->let_go();
+        if (owner) owner->let_go(res >= 0 ? job::fulfilled : 0);
     }
 
     const char* name;
+    job* owner = nullptr;   // while it waits
     mutable With with;      // calls what it is given with `prepare` and the arguments
     reactor* in = nullptr;  // while in flight
     int res = -1, tries = 9;
-    static constexpr bool on_path = (std::is_same_v<A, copied<char>> || ...);
 };
 
 template <class R, class... A> auto request(const char* name, auto prepare, A... a) {
-    auto with = [prepare = std::move(prepare), ... its = kept(std::move(a))](
-                    auto use) mutable { use(prepare, its...); };
+    auto with = [prepare, ... its = kept(std::move(a))](auto use) mutable { use(prepare, its...); };
     return op<R, true, decltype(with), decltype(kept(std::move(a)))...>(name, std::move(with));
 }
 // Of bytes, no more than the kernel takes at once; of buffers, their number.
 inline unsigned size_of(std::size_t n) { return static_cast<unsigned>(std::min(n, 0x7ffff000ul)); }
-template <class T>
-auto transfer(const char* name, auto prepare, int fd, std::span<T> what, auto last) {
+auto transfer(const char* name, auto prepare, int fd, auto what, auto last) {
     return request<std::size_t>(name, prepare, fd, what, size_of(what.size()), last);
 }
 
@@ -531,7 +548,9 @@ auto transfer(const char* name, auto prepare, int fd, std::span<T> what, auto la
 namespace io {
 
 // Does nothing, by way of the kernel: what a round trip costs.
-inline auto nop() { return detail::request<void>("nop", io_uring_prep_nop); }
+inline auto nop() {
+    return detail::request<void>("nop", [](auto s) { io_uring_prep_nop(s); });
+}
 // Reads at most into.size() bytes at `offset`; -1: at the file's position. 0 is the end.
 inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
     return detail::transfer("read", io_uring_prep_read, fd, into, offset);
@@ -587,25 +606,25 @@ inline auto socket(int domain, int type, int protocol = 0) {
 inline auto connect(int fd, const sockaddr* address, socklen_t size) {
     sockaddr_storage to;
     std::memcpy(&to, address, std::min<std::size_t>(size, sizeof to));
-    const auto prepare = [=](io_uring_sqe* s, int d) {
-        io_uring_prep_connect(s, d, reinterpret_cast<const sockaddr*>(&to), size);
-    };
-    return detail::request<void>("connect", prepare, fd);
+    return detail::request<void>("connect", io_uring_prep_connect, fd, to, size);
 }
 // For a server with many short connections see accept_many in recipes/multishot.hpp.
-// Takes a connection. `address` and `size`, if given, receive the peer's.
-inline auto accept(
-    int fd, sockaddr* address = nullptr, socklen_t* size = nullptr, int flags = SOCK_CLOEXEC) {
-    return detail::request<unique_fd>("accept", io_uring_prep_accept, fd, address, size, flags);
+// Takes a connection, close-on-exec. `address` and `size`, if given, receive the peer's. flags:
+// SOCK_NONBLOCK.
+inline auto accept(int fd, sockaddr* address = nullptr, socklen_t* size = nullptr, int flags = 0) {
+    return detail::request<unique_fd>(
+        "accept", io_uring_prep_accept, fd, address, size, flags | SOCK_CLOEXEC);
 }
 // Receives at most into.size() bytes; 0 is the end. With MSG_WAITALL: all of `into`, unless the
 // stream ends.
 inline auto recv(int fd, std::span<std::byte> into, int flags = 0) {
-    return detail::transfer("recv", io_uring_prep_recv, fd, into, flags);
+    const auto prepare = [](auto... a) { io_uring_prep_recv(a...); };
+    return detail::transfer("recv", prepare, fd, into, flags);
 }
 // Sends, perhaps not all; with MSG_WAITALL all. A peer that is gone is EPIPE, not a signal.
 inline auto send(int fd, std::span<const std::byte> from, int flags = 0) {
-    return detail::transfer("send", io_uring_prep_send, fd, from, flags | MSG_NOSIGNAL);
+    const auto prepare = [](auto... a) { io_uring_prep_send(a...); };
+    return detail::transfer("send", prepare, fd, from, flags | MSG_NOSIGNAL);
 }
 // `message`, and what it points at, must live until the await is over.
 inline auto recvmsg(int fd, msghdr* message, unsigned flags = 0) {
@@ -637,7 +656,8 @@ inline auto splice(int from, std::int64_t from_offset, int to, std::int64_t to_o
 // as io::op<unique_fd>, owns the descriptor that it is. `name`, and what the request points at,
 // must live until the await is over; `fill` is kept in it, and called when it begins.
 template <class R = int, class Fill> auto op(Fill fill, const char* name = "io::op") {
-    return detail::request<R>(name, std::move(fill));
+    const auto prepare = [](io_uring_sqe* s, Fill& its) { its(s); };
+    return detail::request<R>(name, prepare, std::move(fill));
 }
 
 // A child's end is no operation on a descriptor, unless one asks for a descriptor of the process:

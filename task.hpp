@@ -75,8 +75,8 @@ struct task_cancelled : std::exception {
 // The variables of a coroutine live in a frame, which the compiler asks operator new for at each
 // call. Tasks are called as often as functions. So freed frames are kept, in lists by size, and
 // the next frame of that size is one of them: five instructions instead of the heap's hundred. A
-// call takes 102 instructions that way, and 247 with operator new and delete; a spawn with its join
-// 327 instead of 623 (g++ 12.2 -O3, both counted by callgrind).
+// call takes 95 instructions that way, and 243 with operator new and delete; a spawn with its join
+// 257 instead of 558 (g++ 12.2 -O3, both counted by callgrind).
 //
 //     allocate(200): list 13 of free[] --> block --> block --> nothing more: refill
 //     deallocate(p, 200): p becomes the first of list 13
@@ -102,7 +102,8 @@ public:
     // A block of n bytes, aligned to 16. Throws what the resource throws, std::bad_alloc as a rule.
     static void* allocate(std::size_t n) {
         const std::size_t list = list_of(n);
-        return list < lists && free[list] ? pop(list) : refill(list < lists ? size_of(list) : n);
+        if (list >= lists || !free[list]) return refill(list < lists ? size_of(list) : n);
+        return pop(list);
     }
     // Keeps a block of allocate(n) for the next frame of its size, if it is not larger than 128 KB.
     static void deallocate(void* p, std::size_t n) noexcept {
@@ -134,7 +135,7 @@ private:
     }
     // The heap's blocks go back when the thread ends. To be told of that takes a few bytes of the
     // heap itself, which a program without one does not want; nor is its resource to be asked then.
-    [[gnu::noinline]] static void* refill(std::size_t n) {
+    [[gnu::noinline, gnu::cold]] static void* refill(std::size_t n) {
         struct trimmer {
             ~trimmer() { upstream ? void() : trim(); }
         };
@@ -142,9 +143,7 @@ private:
         void* const p = origin().allocate(n, step);
         return ++taken, p;
     }
-    static void give_back(void* p, std::size_t n) noexcept {
-        --taken, origin().deallocate(p, n, step);
-    }
+    static void give_back(void* p, std::size_t n) { --taken, origin().deallocate(p, n, step); }
     static void trim() noexcept {
         for (std::size_t list = 0; list < lists; ++list)
             while (free[list]) give_back(pop(list), size_of(list));
@@ -186,7 +185,6 @@ template <class T> struct scoped {
     T& variable;
     T before;
     scoped(T& v, T value) : variable(v), before(std::exchange(v, value)) {}
-    scoped(scoped&&) = delete;
     ~scoped() { variable = before; }
 };
 
@@ -224,21 +222,26 @@ struct job;
 //
 // The live jobs of an executor are in such a list, those of a group, and so are the tasks that wait
 // at a channel. The links lie in the members: to join and to leave allocates nothing, and takes the
-// same few instructions with a million members as with one.
-struct ring {
-    ring *before = this, *after = this;
-    ring() = default;
-    ring(ring&&) noexcept {}  // what has a place in a list is not moved any more
-    bool empty() const { return after == this; }
-    void join(ring& list) {
+// same few instructions with a million members as with one. A member's links are set where it
+// joins, and not before: most awaits at a channel never have to wait.
+struct linked {
+    linked *before, *after;  // from join() on
+    linked() {}
+    linked(linked&&) noexcept {}  // what has a place in a list is not moved any more
+    void join(linked& list) {
         before = std::exchange(list.before, this);
         after = &list;
         before->after = this;
     }
     void unlink() { after->before = before, before->after = after; }
+};
+struct ring : linked {
+    ring() { before = after = this; }
+    ring(ring&& r) noexcept { join(r), r.unlink(), r.before = r.after = &r; }  // takes its members
+    bool empty() const { return after == this; }
     // Calls f(member) for each. That one may leave meanwhile, the others must stay.
     template <class Member> void each(auto f) const {
-        for (ring *r = after, *next; r != this; r = next)
+        for (linked *r = after, *next; r != this; r = next)
             next = r->after, f(static_cast<Member&>(*r));
     }
 };
@@ -249,8 +252,8 @@ struct wait {
     // The job is to stop. True: the wait has let go of it. False: it cannot yet (the kernel may
     // still write into a buffer), and calls job::let_go or job::fulfil later.
     virtual bool interrupt(job&) noexcept = 0;
-    virtual void finished(job&) noexcept {}                   // the job that it watches has ended
-    virtual void describe(std::string& out) const = 0;        // "sleep, 19988 us left"
+    virtual void finished(job&) noexcept {}                   // a child of this group has ended
+    virtual void describe(std::string&) const {}              // adds "sleep, 19988 us left"
     virtual const ring* children() const { return nullptr; }  // for those who list jobs
 };
 
@@ -258,7 +261,7 @@ struct wait {
 // timeout waits for. A job may be in several, one inside the other, as its frames are. To stop one
 // is a small cancel: the wait lets go, and run() destroys the section's frames in the place of all,
 // and resumes the one that awaited it. (A child job would need no section, and timeouts were
-// groups before: 733 instructions for one around a yield, where it is 453 now.)
+// groups before: 733 instructions for one around a yield, where it is 375 now.)
 //
 // It is over when those frames have ended or are gone. That may be long before await_resume: where
 // an expression has several co_awaits, g++ 12 calls that of each when the last has been waited for.
@@ -272,8 +275,10 @@ struct section {
     virtual void describe(std::string& out) const = 0;
 };
 
-// Where a job goes when it is to run: an executor's queue, or anybody's schedule function.
+// Where a job goes when it is to run: to the end of an executor's queue, which is so frequent that
+// it is no virtual call; or to anybody's schedule function, where there is no such end.
 struct scheduler {
+    job** end = nullptr;
     virtual void schedule(job&, schedule_info) noexcept = 0;
 };
 
@@ -281,57 +286,58 @@ inline void append_place(std::string& out, source place) {
     out.append(place.file_name()).append(":").append(std::to_string(place.line()));
 }
 
-// A task that has been started.
+// What every frame begins with, behind two pointers of the compiler's.
+struct called {
+    std::coroutine_handle<> caller;  // once it waits for this frame; of a root frame: its job
+};
+
+// A task that has been started. Its fields lie in an order in which a few stores set them all.
 //
 //   field       who writes it, and when
 //   phase       whoever takes an arrow of the diagram; its bits are named below
-//   budget      how many more waits may be over at once (channels, sleeps of no time) before the
-//               job yields; a wait that was not fills it up
-//   held        spawn; the handle, when it goes: is there one?
+//   left        each wait that is over at once (channels, sleeps of no time): behind 128 of them
+//               none is left, and the job yields; one that was not over sets it back
+//   references  the handle and the wakers; the memory goes with the last, once the job has ended
+//   detached    the handle, when it goes
 //   cancelled   cancel
 //   stopping    cancel, and a section's stop: what runs now is to end at its next suspension; the
 //               end of that section takes it back
-//   failed      the outermost frame, when it ends with an exception
 //   lost        cancel, an early end, a group whose child failed: the result does not count; a run
 //               that resumes the job for a result takes it back
-//   references  the handle and the wakers; the memory goes with the last, once the job has ended
-//   runs        run; a waker is for the suspension that one run ends in, and knows which
 //   next        the executor's queue, while the job is in it
 //   by          spawn: where it runs; a child runs where its parent does
 //   root        spawn: the outermost frame
 //   point       the await that suspends, the innermost; what ends, a frame or a section: where the
 //               job goes on
 //   waiting     the await: what the job waits for; nullptr: a waker
-//   watcher     the await of the handle, or the group: who is told of the job's end
-//   parent      the group: whose child it is
+//   group       the group: whose child it is
+//   watcher     the await of the handle, or the group: the job that waits for the end of this one
 //   inner       the await that is a section: the innermost one
+//   runs        run; a waker is for the suspension that one run ends in, and knows which
 //   where       the await that suspends: its place; spawned: the spawn's
-struct job : pooled, ring {
+struct job : pooled, linked {
     // The phase. SCHEDULED: a runnable exists, or the job is in the queue of an executor that needs
     // none; with `fulfilled`, the wait has a result, and even a cancelled job is resumed.
     // SUSPENDED: IDLE. ENDED: the frames are gone. None of these: RUNNING; then `woken`: schedule
-    // at the end of the run; `returned`: a frame has returned to the one at `point`; `look`: more
-    // is to be seen to at the end of the run.
-    static constexpr std::uint8_t scheduled = 1, suspended = 2, ended = 4, fulfilled = 8;
-    static constexpr std::uint8_t woken = 16, returned = 32, look = 64;
-    static constexpr std::int16_t full_budget = 128;
-
-    std::int16_t budget = full_budget;
-    std::uint8_t phase = scheduled;
-    bool held = true, cancelled = false, stopping = false, failed = false, lost = false;
-    std::uint32_t references = 1;
-    std::uint64_t runs = 0;
-    job* next;
+    // at the end of the run; `look`: more is to be seen to at the end of the run. `failed`: the
+    // outermost frame has ended with an exception.
+    static constexpr unsigned scheduled = 1, suspended = 2, ended = 4, fulfilled = 8;
+    static constexpr unsigned woken = 16, look = 32, failed = 64, budget = 129;
+    unsigned phase = scheduled, left = budget, references = 1;
+    bool detached = false, cancelled = false, stopping = false, lost = false;
     scheduler& by;
     std::coroutine_handle<> root, point;
-    wait *waiting = nullptr, *watcher = nullptr;
-    job* parent = nullptr;
+    wait *waiting = nullptr, *group = nullptr;
+    job *next = nullptr, *watcher = nullptr;
     section* inner = nullptr;
+    std::uint64_t runs = 0;
     source spawned, where;
     inline static constinit thread_local job* current = nullptr;  // that runs on this thread
 
-    job(scheduler& s, source place, ring* list) : by(s), spawned(place), where(place) {
+    job(std::coroutine_handle<> frame, scheduler& s, source place, ring* list)
+        : by(s), root(frame), point(frame), spawned(place), where(place) {
         if (list) join(*list);
+        else before = after = this;
     }
     virtual ~job() = default;
     virtual std::exception_ptr discard() noexcept = 0;  // drops the result; gives the exception
@@ -344,12 +350,13 @@ struct job : pooled, ring {
         for (; around && here(place); around = around->outer) place = around->where;
         return here(place) ? origin() : place;
     }
-    source origin() const { return here(spawned) && parent ? parent->awaits_at() : spawned; }
+    source origin() const { return here(spawned) && group ? watcher->awaits_at() : spawned; }
     [[gnu::cold]] static bool here(source place) {
         return std::string_view(place.file_name()) == source::current().file_name();
     }
 
-    bool is(std::uint8_t phases) const { return phase & phases; }
+    job* parent() const { return group ? watcher : nullptr; }
+    bool is(unsigned phases) const { return phase & phases; }
     const ring* children() const { return waiting ? waiting->children() : nullptr; }
 
     // The three ends of a run, the cheapest first, which would feel another test the most: the job
@@ -359,8 +366,10 @@ struct job : pooled, ring {
     // only for a result: what was read or received is not thrown away. Where the outermost frame
     // has returned, `point` is the job's own address, which no frame has.
     //
-    // Behind a frame that has returned the one that awaited it goes on, here in a loop and not by a
-    // call from within, so that the stack does not grow with the depth.
+    // A frame that was resumed here and is done by now has returned. The one that awaited it goes
+    // on, here in a loop and not by a call from within, so that the stack does not grow with the
+    // depth. (One that has ended in another's resume, without waiting, is no concern of the loop.)
+    // So a frame's end writes nothing down, which saves four instructions a call.
     //
     // Runs the job to its next suspension. If it was woken meanwhile it is scheduled again, and the
     // answer is true; `requeue` does that after a yield, and `unless_idle` is told of a run that
@@ -375,46 +384,48 @@ struct job : pooled, ring {
             if (phase == (scheduled | woken)) [[likely]]
                 return requeue(), true;
             if (phase == suspended) return false;
-            if (!is(returned) || point.address() == this) break;
-            phase ^= returned;
+            if (!point.done()) break;
+            point = std::coroutine_handle<called>::from_address(point.address()).promise().caller;
+            if (point.address() == this) return end(), unless_idle(), false;
             if (stopping) recheck();
         }
-        const bool again = is(returned) ? end(false), false : settle();
+        const bool again = settle();
         return unless_idle(), again;
     }
 
     // For awaits: the frame h, at `place`, waits for w from now on (nullptr: for a waker), once
     // start() has begun the wait. If that wakes the job again, it counts at the end of this run.
     // `begins` is false where the wait must not begin, since the job is to end here.
-    [[gnu::always_inline]] void suspend(
-        std::coroutine_handle<> h, source place, wait* w, bool begins, auto start) {
-        point = h;
-        where = place;
-        budget = full_budget;
+    [[gnu::always_inline]] void suspend(auto h, source place, wait* w, bool begins, auto start) {
+        point = h, where = place, left = budget;
         if (w) phase = 0;  // who woke the job before this has not ended the wait
         if (begins) waiting = w, start();
-        phase |= stopping || !(w || references) ? suspended | look : suspended;
-    }
-    // The same without a wait: what becomes of the job, and where it goes on.
-    void leave_at(std::coroutine_handle<> h, int phases) {
-        point = h;
-        phase |= static_cast<std::uint8_t>(phases);
+        if (stopping || !(w || references)) [[unlikely]]
+            phase |= look;
+        phase |= suspended;
     }
     // May a wait that is over at once go on without suspending? If not it suspends all the same.
-    bool spend() { return --budget >= 0; }
+    bool spend() { return --left; }
 
     // For waits: it is over, without a result or with one. The difference is what becomes of a
     // cancelled job: with a result, bytes that were read, say, it is resumed once more, without one
     // (a timer that was unlinked) it ends. While the job still runs, or its wait has only begun,
     // all of this is noted for the end of the run: nothing is scheduled before it has really
     // suspended.
-    void let_go(std::uint8_t result = 0) {
-        waiting = nullptr;
-        if (!is(suspended)) return leave_at(point, woken | result);
-        phase = scheduled | result;
-        by.schedule(*this, schedule_info());
+    void let_go(unsigned result = 0) {
+        if (is(suspended)) return resume_for(result);
+        waiting = nullptr, phase |= woken | result;
     }
     void fulfil() { let_go(fulfilled); }
+    // The same for those that know that it has suspended: whom it waits for in a line, or a join.
+    void resume_for(unsigned result) {
+        waiting = nullptr, phase = scheduled | result;
+        schedule();
+    }
+    void schedule() {
+        next = nullptr;
+        by.end ? void(*std::exchange(by.end, &next) = this) : by.schedule(*this, {});
+    }
 
     // For handles. A wake counts only while the job waits for a waker: who waits for a timer is not
     // woken by anything else. A cancel is noted at once, and works when the wait has let go; if the
@@ -432,9 +443,9 @@ struct job : pooled, ring {
     }
     // For awaits that are sections, when they go.
     void leave(const section& s) {
-        section** link = &inner;
-        while (*link && *link != &s) link = &(*link)->outer;
-        if (*link) *link = s.outer;
+        if (inner == &s) return void(inner = s.outer);
+        for (section** place = &inner; *place; place = &(*place)->outer)
+            if (*place == &s) return void(*place = s.outer);
     }
     void release() noexcept {
         if (--references) return;
@@ -443,13 +454,14 @@ struct job : pooled, ring {
     }
     // The handle goes; the job goes on, or does not.
     void detach() noexcept {
-        held = false;
+        detached = true;
         if (references > 1 && is(ended)) discard();  // else it goes with the job
         release();
     }
     void forsake() noexcept { cancel(), detach(); }
-    // Ends the job at once, whatever it waits for.
-    void abandon() { end(true); }
+    // Ends the job at once, whatever it waits for: as if it ran, since a last waker may go with the
+    // frames.
+    void abandon() { lost = true, phase &= failed, inner = nullptr, end(); }
 
 private:
     section* outermost_stopped() const {
@@ -461,10 +473,11 @@ private:
     // Before the job goes on behind frames that have ended: perhaps only those were to stop.
     bool recheck() { return stopping = cancelled || outermost_stopped(), true; }
     // The job is to stop. Is it resumed all the same? For a result; or behind the section, if only
-    // that is to stop.
+    // that is to stop. One that had used up its budget for the result gets no more: what it borrows
+    // may be gone soon.
     [[gnu::noinline]] bool goes_on() {
-        if (is(fulfilled)) return lost = false, true;
-        if (cancelled) return end(true), false;
+        if (is(fulfilled)) return left = left < budget ? 1 : budget, lost = false, true;
+        if (cancelled) return abandon(), false;
         inner = outermost_stopped();
         point = inner->caller;
         return inner->drop(), recheck();
@@ -474,40 +487,38 @@ private:
         if (!is(scheduled | suspended)) complain();
         if (stopping && !is(fulfilled)) {
             if (waiting && !waiting->interrupt(*this)) return false;
-            if (cancelled) return end(true), false;
+            if (cancelled) return abandon(), false;
             waiting = nullptr;
             phase |= woken;  // the next run goes on behind the section
         }
         if (is(woken)) {
             phase = scheduled | (phase & fulfilled);
-            by.schedule(*this, schedule_info(true));
-            return true;
+            return by.schedule(*this, schedule_info(true)), true;
         }
-        if (!waiting && !references) end(true);
+        if (!waiting && !references) abandon();
         return false;
     }
     // The frames go: after the last return, or early, wherever they are suspended. To destroy the
     // outermost is enough: the awaiter in each owns the frame that it waits for, so the innermost
     // is the first to go, as with functions when an exception passes.
-    [[gnu::noinline]] void end(bool early) {
-        lost |= early;
-        if (lost) phase = 0, inner = nullptr;  // as if it ran: a last waker may go with the frames
+    [[gnu::noinline]] void end() {
         root.destroy();
-        !held || lost ? bury() : finish();
+        (detached | lost) ? bury() : finish(fulfilled);
     }
     // Out of the list before the watcher is told: a group asks whether this was the last. It may
     // free the job.
-    void finish() {
+    void finish(unsigned result) {
         unlink();
-        phase = ended;
-        if (watcher) std::exchange(watcher, nullptr)->finished(*this);
+        phase |= ended;
+        if (group) group->finished(*this);
+        else if (watcher) std::exchange(watcher, nullptr)->resume_for(result);
     }
     // The end of a job whose result nobody takes. That goes first, since it may wake or end others.
-    void bury() {
+    [[gnu::noinline]] void bury() {
         const bool silent = cancelled || lost;
-        ++references;  // the last waker may lie in the result
+        ++references, phase |= look;  // the last waker may lie in the result
         const std::exception_ptr error = discard();
-        finish();
+        finish(lost ? 0 : fulfilled);
         release();
         if (error && !silent) std::rethrow_exception(error);
     }
@@ -517,7 +528,7 @@ private:
             "g++ 12.2 (write `auto x = co_await ...; if (x)`), or an awaiter that is "
             "not ringlet's (use ringlet::suspend). It was spawned at ";
         append_place(text, origin());
-        end(true);
+        abandon();
         throw std::logic_error(text);
     }
 };
@@ -562,6 +573,9 @@ template <class T> struct result : failure {
     }
     T take() {
         if (error) std::rethrow_exception(std::move(error));
+        return given();
+    }
+    T given() {
         if constexpr (std::is_reference_v<T>) return static_cast<T>(**value);
         else if constexpr (!std::is_void_v<T>) return std::move(*value);
     }
@@ -577,24 +591,19 @@ template <class T> struct result : failure {
 // What every frame of ours carries. A task is lazy: it suspends before its first line, and runs
 // when it is awaited or spawned. At its end it suspends again, so that whoever owns the frame
 // destroys it, and not the frame itself, in the middle of a resume.
-struct promise_base : pooled {
-    std::coroutine_handle<> caller;  // once it waits for this frame; of a root frame: its job
+struct promise_base : called, pooled {
     failure* outcome;
 
     std::suspend_always initial_suspend() const noexcept { return {}; }
-    // The job's run() goes on with the caller. A symmetric transfer (await_suspend gives the handle
-    // that is to be resumed next) would do it too, but costs more (117 instructions a call against
-    // 107, in a sketch with g++ 12.2; 77 against 73 with clang 19), and where it is no tail call
-    // (g++ without -O2, or with a sanitizer) a loop of 10,000 to 65,000 awaits overflows the stack.
-    struct last_suspend : std::suspend_always {
-        template <class P> void await_suspend(std::coroutine_handle<P> h) const noexcept {
-            if (h.promise().caller) job::current->leave_at(h.promise().caller, job::returned);
-        }
-    };
-    last_suspend final_suspend() const noexcept { return {}; }
+    // The job's run() finds that the frame is done, and goes on with the caller.
+    // A symmetric transfer (await_suspend gives the handle that is to be resumed next) would do it
+    // too, but costs more (117 instructions a call against 107, in a sketch with g++ 12.2; 77
+    // against 73 with clang 19), and where it is no tail call (g++ without -O2, or with a
+    // sanitizer) a loop of 10,000 to 65,000 awaits overflows the stack.
+    std::suspend_always final_suspend() const noexcept { return {}; }
     void unhandled_exception() noexcept {
         outcome->error = std::current_exception();
-        if (caller.address() == job::current) job::current->failed = true;
+        if (caller.address() == job::current) job::current->phase |= job::failed;
     }
 };
 template <class T> struct promise_of : promise_base {
@@ -611,6 +620,7 @@ template <class P> job& awaiting_job() {
     static_assert(std::is_base_of_v<promise_base, P>,
         "ringlet: this can only be awaited in a ringlet::task. Let the function return "
         "ringlet::task<...>, or start the task with ringlet::block_on from ordinary code");
+    static_assert(alignof(P) <= 16, "ringlet: no compiler aligns a frame beyond 16 bytes");
     return *job::current;
 }
 
@@ -618,8 +628,8 @@ template <class P> job& awaiting_job() {
 
 // A lazy coroutine: a description of work. Nothing runs until it is awaited, once, as an rvalue, or
 // spawned. Move-only. Its parameters live until its frame goes, its locals until it ends. T may be
-// void, a reference, or move-only. Its promise may be derived from, for coroutines that can do more
-// than a task: recipes/generator.hpp adds co_yield.
+// void, a reference, or move-only. Its promise may be the first base of another, for coroutines
+// that can do more than a task: recipes/generator.hpp adds co_yield.
 template <class T = void> class [[nodiscard]] task {
 public:
     struct promise_type : detail::promise_of<T> {
@@ -708,10 +718,7 @@ public:
     explicit operator bool() const { return job != nullptr; }
 
     // Hands itself to the schedule function.
-    void schedule() {
-        detail::job& j = *job.release();
-        j.by.schedule(j, schedule_info());
-    }
+    void schedule() { job.release()->schedule(); }
     // Runs the job to its next suspension. True: it was woken meanwhile, and has been scheduled
     // again. The exception of a detached job leaves here.
     bool run() && {
@@ -737,13 +744,20 @@ namespace detail {
 // lies in the job, since the frames are gone by the time that somebody asks for it.
 template <class T> struct job_of : job {
     result<T> outcome;
-    job_of(auto* promise, scheduler& s, source place, ring* list) : job(s, place, list) {
-        root = point = promise->frame();
+    job_of(auto* promise, scheduler& s, source place, ring* list)
+        : job(promise->frame(), s, place, list) {
         promise->outcome = &outcome;
         promise->caller = std::coroutine_handle<>::from_address(static_cast<job*>(this));
     }
     static auto frame_of(task<T>& work) { return work.take(); }
     std::exception_ptr discard() noexcept override { return outcome.discard(); }
+    // Is there a value, and nobody but the handle? Then its await may free the job without a
+    // virtual call. A job that was in a list (its links are still those) is an executor's, and no
+    // more than a job_of<T>. Saves 20 instructions a join.
+    bool plain() const { return phase == ended && references == 1 && after != this; }
+    void free() noexcept {
+        std::destroy_at(&outcome.value), job::operator delete(this, sizeof(job_of));
+    }
     // The result, or what stands for none.
     T take() { return lost ? throw task_cancelled() : outcome.take(); }
     auto attempt() { return outcome.attempt(lost); }
@@ -758,11 +772,10 @@ template <class T, class S> struct scheduled_job final : job_of<T>, scheduler {
     scheduled_job(auto* promise, S s, source place)
         : job_of<T>(promise, *this, place, nullptr), function(std::move(s)) {}
     void schedule(job& which, schedule_info info) noexcept override {
-        ++this->references;
+        const waker stays(*this, 0);
         if constexpr (std::is_invocable_v<S&, runnable, schedule_info>)
             function(runnable(which), info);
         else function(runnable(which));
-        this->release();
     }
 };
 
@@ -830,17 +843,15 @@ namespace detail {
 // wait for, belongs in await_ready. The place is that of the co_await, where the compiler calls
 // await_suspend and fills in its defaulted argument. (One of await_transform, a function of the
 // promise that may exchange the awaiter, would give it too, at the price of a second awaiter type.)
-template <class W> struct waits : wait {
-    job* owner = nullptr;
+template <class W, class Base = wait> struct waits : Base {
     bool insists() const { return false; }  // begins even where the job is to stop
-    void start() {}                         // where await_ready has begun it
+    void start(job&) {}                     // where await_ready has begun it
     bool await_ready() const noexcept { return false; }
     template <class P>
     void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {
-        owner = &awaiting_job<P>();
+        job& j = awaiting_job<P>();
         W& self = static_cast<W&>(*this);
-        const bool begins = !owner->stopping || self.insists();
-        owner->suspend(h, place, this, begins, [&self]() noexcept { self.start(); });
+        j.suspend(h, place, this, !j.stopping || self.insists(), [&]() noexcept { self.start(j); });
     }
 };
 
@@ -848,21 +859,29 @@ template <class W> struct waits : wait {
 // is cancelled by its handle, if that goes with the joiner's frame.
 template <class T, bool Try> struct [[nodiscard]] join_wait final : waits<join_wait<T, Try>> {
     join_handle<T>& handle;
-    job* other;  // from start() on: the handle may be detached or moved meanwhile
+    job* other;  // from await_ready on: the handle may be detached or moved meanwhile
     explicit join_wait(join_handle<T>& h) : handle(h) {}
-    bool await_ready() const { return (handle && !handle.job->watcher) || refuse(), handle.done(); }
+    bool await_ready() {
+        other = handle.job.get();
+        return (other && !other->watcher) || refuse(), handle.done();
+    }
     [[noreturn]] static bool refuse() {
         throw std::logic_error("ringlet: a join_handle is awaited that is empty, or twice at once");
     }
-    void start() { (other = handle.job.get())->watcher = this; }
-    decltype(auto) await_resume() {
+    void start(job& owner) { other->watcher = &owner; }
+    [[gnu::always_inline]] decltype(auto) await_resume() {
+        if (!handle || !handle.job->plain()) return rare();
+        const std::unique_ptr<job_of<T>, ends_with<&job_of<T>::free>> ended(handle.job.release());
+        if constexpr (Try) return ended->outcome.attempt(false);
+        else return ended->outcome.given();
+    }
+    [[gnu::noinline]] decltype(auto) rare() {
         if (!handle || !handle.done()) refuse();  // it has been taken, or another has come
-        const std::unique_ptr<job_of<T>, ends_with<&job::detach>> ended(handle.job.release());
+        const owned<T> ended(std::move(handle.job));
         if constexpr (Try) return ended->attempt();
         else return ended->take();
     }
     bool interrupt(job&) noexcept override { return other->watcher = nullptr, true; }
-    void finished(job& j) noexcept override { this->owner->let_go(j.lost ? 0 : job::fulfilled); }
     void describe(std::string& out) const override { out += "join"; }
 };
 
@@ -896,9 +915,7 @@ template <class A> decltype(auto) awaiter_of(A&& a) {
         return operator co_await(std::forward<A>(a));
     else return (a);
 }
-template <class A> concept awaitable = requires(A&& a) {
-    awaiter_of(std::forward<A>(a)).await_ready();
-};
+template <class A> concept awaitable = requires { awaiter_of(std::declval<A>()).await_ready(); };
 template <awaitable A> using await_result = decltype(awaiter_of(std::declval<A>()).await_resume());
 
 // Any awaitable as a task, for functions that need one: `timeout(1s, std::move(handle))` works as
@@ -910,7 +927,7 @@ template <awaitable A> task<await_result<A>> as_task(A a) { co_return co_await s
 struct [[nodiscard]] cancel_query : std::suspend_never {
     bool await_resume() const noexcept {
         const job* j = job::current;
-        while (j && !j->stopping) j = j->parent;
+        while (j && !j->stopping) j = j->parent();
         return j;
     }
 };
@@ -943,6 +960,7 @@ struct [[nodiscard]] group : waits<group> {
     enum policy : std::uint8_t { all, any, shield };
 
     ring members;              // that have not ended
+    job* owner = nullptr;      // from start() on
     std::exception_ptr error;  // the first
     const char* name;
     policy mode;
@@ -954,8 +972,8 @@ struct [[nodiscard]] group : waits<group> {
     ~group() {  // of children that never began: (5)
         while (!members.empty()) {
             job& j = static_cast<job&>(*members.after);
-            j.watcher = nullptr;
-            if (j.held) j.detach();  // a scope's child has no handle
+            j.group = nullptr, j.watcher = nullptr;
+            if (!j.detached) j.detach();  // a scope's child has no handle
             j.abandon();
         }
     }
@@ -964,20 +982,20 @@ struct [[nodiscard]] group : waits<group> {
     template <class T> owned<T> add(task<T>&& work) {
         job& of = owner ? *owner : *job::current;
         owned<T> j(new job_of<T>(job_of<T>::frame_of(work).release(), of.by, of.where, &members));
-        j->parent = &of;
-        j->watcher = this;
+        j->watcher = &of, j->group = this;
         missing += mode == all;
         return j;
     }
     bool insists() const { return mode == shield; }
-    void start() {
+    void start(job& of) {
+        owner = &of;
         for_each([this](job& j) {
             j.spawned = j.where = owner->where;
             if (stopping) j.cancel();
-            j.by.schedule(j, schedule_info());
+            j.schedule();
         });
         if (stopping) for_each([](job& j) { j.cancel(); });
-        if (members.empty() && missing <= 0) owner->fulfil();  // there were none, say
+        if (members.empty() && missing <= 0) owner->spend(), owner->fulfil();  // there were none
     }
     // Cancels the children that have not ended. They end in their own runs, later: until the last
     // of them has, the group waits, and its owner with it. While start() is at work (the owner is
@@ -1002,13 +1020,12 @@ struct [[nodiscard]] group : waits<group> {
     }
     // Throws what the owner is to learn when there is no result.
     void check() const {
-        if (missing <= 0) return;
-        error ? std::rethrow_exception(error) : throw task_cancelled();
+        if (missing > 0) error ? std::rethrow_exception(error) : throw task_cancelled();
     }
     bool interrupt(job&) noexcept override { return mode != shield && (stop(), false); }
     void finished(job& j) noexcept override {
         std::exception_ptr e;  // which may end other children as it goes: so it is the last to go
-        if (j.failed) {        // its exception is the group's, which keeps the first
+        if (j.is(job::failed)) {  // its exception is the group's, which keeps the first
             e = j.discard();
             if (!error) error = e;
             j.lost = true;
@@ -1016,7 +1033,7 @@ struct [[nodiscard]] group : waits<group> {
         missing -= !j.lost;
         if (members.empty()) {
             const bool result = missing <= 0 || (error && mode == shield);
-            result ? owner->fulfil() : owner->let_go();  // which may be the end of this group
+            owner->let_go(result ? job::fulfilled : 0);  // which may be the end of this group
         } else if (j.lost || mode == any) stop();
     }
     void describe(std::string& out) const override { out += name; }

@@ -773,6 +773,79 @@ TEST_CASE("a cancelled job in a loop over a channel that is always ready ends") 
     }
 }
 
+// A tick is a run here: nothing else is runnable.
+TEST_CASE("a run has 128 waits that are over at once, and the next run as many") {
+    for (const char* way : {"send", "recv", "sleep", "none"}) {
+        CAPTURE(way);
+        channel<int> c(1000);
+        int over = 0;
+        auto loop = [&]() -> task<> {
+            for (;; ++over) {
+                if (*way == 'n') co_await when_all(std::vector<task<int>>());
+                else if (*way == 'r') co_await c.recv();
+                else if (way[1] == 'e') co_await c.send(over);
+                else co_await sleep_for(0ns);
+            }
+        };
+        while (*way == 'r' && c.try_send(1)) {}
+        executor ex;
+        auto h = ex.spawn(loop());
+        for (int run = 1; run <= 5; ++run) {
+            CHECK(ex.try_tick());
+            CHECK(over == 128 * run);
+        }
+    }
+}
+
+TEST_CASE(
+    "a job cancelled where its budget ends goes on with what has passed, and touches no more") {
+    for (bool sends : {true, false}) {
+        CAPTURE(sends);
+        auto c = std::make_unique<channel<int>>(1000);
+        int over = 0, gone = 0;
+        auto loop = [&](channel<int>& of) -> task<> {
+            at_end says([&] { ++gone; });
+            for (;; ++over) {
+                if (sends) co_await of.send(over);
+                else co_await of.recv();
+            }
+        };
+        while (!sends && c->try_send(1)) {}
+        executor ex;
+        auto h = ex.spawn(loop(*c));
+        CHECK(ex.try_tick());
+        CHECK(over == 128);
+        drop(std::move(h));
+        int items = 0;
+        while (c->try_recv()) ++items;
+        CHECK(items == (sends ? 129 : 1000 - 129));
+        c.reset();  // what it borrows is gone, as with the frame that held both
+        drain(ex);
+        CHECK(gone == 1);
+        CHECK(over == 129);  // what has passed is told, and nothing begins after it
+        CHECK(ex.empty());
+    }
+}
+
+TEST_CASE("a timeout that is over where the budget ends: the send has passed, and says so") {
+    virtual_time clock;
+    channel<int> c(1000);
+    int sent = 0;
+    bool last = true;
+    auto loop = [&]() -> task<> {
+        for (; sent < 128; ++sent) co_await c.send(sent);
+        last = co_await ringlet::try_timeout(0ns, c.send(128));
+        CHECK(last);
+        for (; sent < 300; ++sent) co_await c.send(sent);
+    };
+    block_on(loop());
+    CHECK(last);
+    CHECK(sent == 300);
+    int items = 0;
+    while (c.try_recv()) ++items;
+    CHECK(items == 301);
+}
+
 TEST_CASE("a closed channel in a loop starves nobody either") {
     channel<int> c(0);
     c.close();

@@ -14,8 +14,8 @@
 //
 // The body awaits what a task awaits, and runs as a part of the task that awaits next(), as a called
 // task does: no job of its own, nothing running ahead. That a task can be left at a co_yield and
-// resumed there needs one thing more than a call: co_yield goes back to the caller in the way in which
-// the end of a task does, and the frame stays.
+// resumed there needs one thing more than a call: where the body has waited, co_yield goes on with the
+// caller, as the job's run() does where a task has ended, and the frame stays.
 //
 //     (1) next                            (2) co_yield
 //     suspended ---> a part of the caller's task ---> suspended, the caller goes on with the value
@@ -44,7 +44,7 @@ public:
         auto frame() { return std::coroutine_handle<promise_type>::from_promise(*this); }
         auto yield_value(T v) {
             value.emplace(std::move(v));
-            return this->final_suspend();
+            return gives();
         }
         void unhandled_exception() noexcept { error = std::current_exception(); }
     };
@@ -54,6 +54,14 @@ public:
     auto next() { return advance(*this); }
 
 private:
+    struct gives : std::suspend_always {
+        std::coroutine_handle<> await_suspend(
+            std::coroutine_handle<promise_type> h) const noexcept {
+            const std::coroutine_handle<> caller = h.promise().caller;
+            if (!caller) return std::noop_coroutine();  // it is next() that has resumed the body
+            return detail::job::current->point = caller;
+        }
+    };
     struct destroys {
         void operator()(promise_type* p) const { p->frame().destroy(); }
     };
@@ -71,9 +79,7 @@ private:
             return !of.body;
         }
         template <class P> bool await_suspend(std::coroutine_handle<P> h) {
-            static_assert(
-                requires { h.promise().caller; },
-                "ringlet: next() can only be awaited in a ringlet::task or generator");
+            detail::awaiting_job<P>();
             of.body->caller = nullptr;
             of.body->frame().resume();
             waits = of.body->waits = !of.body->value && !of.body->frame().done();
