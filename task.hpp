@@ -369,7 +369,8 @@ struct job : pooled, linked {
     // A frame that was resumed here and is done by now has returned. The one that awaited it goes
     // on, here in a loop and not by a call from within, so that the stack does not grow with the
     // depth. (One that has ended in another's resume, without waiting, is no concern of the loop.)
-    // So a frame's end writes nothing down, which saves four instructions a call.
+    // So a frame's end writes nothing down, which saves four instructions a call. (The phase is
+    // read as the byte that clang writes: a load of more waits for that store, 3 ns of a yield.)
     //
     // Runs the job to its next suspension. If it was woken meanwhile it is scheduled again, and the
     // answer is true; `requeue` does that after a yield, and `unless_idle` is told of a run that
@@ -381,9 +382,9 @@ struct job : pooled, linked {
         phase = 0;
         for (;;) {
             point.resume();
-            if (phase == (scheduled | woken)) [[likely]]
+            if (std::uint8_t(phase) == (scheduled | woken)) [[likely]]
                 return requeue(), true;
-            if (phase == suspended) return false;
+            if (std::uint8_t(phase) == suspended) return false;
             if (!point.done()) break;
             point = std::coroutine_handle<called>::from_address(point.address()).promise().caller;
             if (point.address() == this) return end(), unless_idle(), false;
