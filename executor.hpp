@@ -90,29 +90,29 @@ struct executor_hooks {
 
 namespace detail {
 
-// First in, first out, linked by job::next. `end` is where the next link goes: into the last job,
+// First in, first out, linked by job::next. `tail` is where the next link goes: into the last job,
 // or, if there is none, into `first`; so to push needs no test, and append is a few stores, however
 // long the other queue is. The last job's link is nullptr where somebody pops: whoever wakes a job
-// sees to that, and append. That `end` is a scheduler's: a job that is woken puts itself there.
+// sees to that, and append. The tail is the scheduler's: a job that is woken puts itself there.
 //
-//     first --> job --> job --> nullptr          end --> the last job's next
+//     first --> job --> job --> nullptr          tail --> the last job's next
 struct run_queue : scheduler {
     job* first = nullptr;
-    run_queue() { end = &first; }
-    bool none() const { return end == &first; }
-    void push(job& j) { *std::exchange(end, &j.next) = &j; }
+    run_queue() { tail = &first; }
+    bool none() const { return tail == &first; }
+    void push(job& j) { *std::exchange(tail, &j.next) = &j; }
     void schedule(job& j, schedule_info) noexcept override { push(j); }
     job* pop() {
         job* const j = first;
         if (j && !(first = j->next)) [[likely]]
-            end = &first;
+            tail = &first;
         return j;
     }
     void append(run_queue& other) {
         if (other.none()) return;
-        *other.end = nullptr;
-        *end = other.first;
-        end = std::exchange(other.end, &other.first);
+        *other.tail = nullptr;
+        *tail = other.first;
+        tail = std::exchange(other.tail, &other.first);
     }
 };
 
@@ -204,7 +204,7 @@ private:
         using started = detail::job_of<T>;
         auto& job = *new started(started::frame_of(work).release(), *this, place, &jobs);
         push(job);
-        if (hooks.on_spawn) tell(&executor_hooks::on_spawn, job);
+        if (hooks.on_spawn) tell(hooks.on_spawn, job);
         return job;
     }
     // Those that were woken while they ran; the others have put themselves into the queue.
@@ -234,18 +234,17 @@ private:
     void run_hooked(detail::job& j, auto requeue, auto unless_idle) {
         const waker stays(j, 0);
         std::exception_ptr error;
-        if (j.group && !j.runs) tell(&executor_hooks::on_spawn, j);
-        tell(&executor_hooks::before_run, j);
+        if (j.group && !j.runs) tell(hooks.on_spawn, j);
+        tell(hooks.before_run, j);
         try {
             j.run(requeue, unless_idle);
         } catch (...) { error = std::current_exception(); }
-        tell(&executor_hooks::after_run, j);
-        if (j.is(detail::job::ended)) tell(&executor_hooks::on_finish, j);
+        tell(hooks.after_run, j);
+        if (j.is(detail::job::ended)) tell(hooks.on_finish, j);
         if (error) std::rethrow_exception(error);
     }
-    void tell(executor_hooks::hook executor_hooks::*which, const detail::job& j) const {
-        if (const auto hook = hooks.*which)
-            hook(hooks.context, {&j, j.parent(), j.origin(), j.awaits_at()});
+    void tell(executor_hooks::hook hook, const detail::job& j) const {
+        if (hook) hook(hooks.context, {&j, j.parent(), j.origin(), j.awaits_at()});
     }
     // The clock is asked before the ring because it stands in front of it: it lets the ring sleep,
     // but not past the next deadline. An executor with neither can only be idle for good.
@@ -302,7 +301,7 @@ private:
         while (const detail::ring* inner = stuck->children())
             stuck = static_cast<detail::job*>(inner->after);
         if (!stuck->cancelled) return stuck->cancel();
-        tell(&executor_hooks::on_finish, *stuck);
+        tell(hooks.on_finish, *stuck);
         stuck->abandon();
     }
     static void list(const detail::ring& jobs, std::string& out, std::size_t depth) {
@@ -324,7 +323,7 @@ private:
     // Or g++ 12 warns that `running` keeps the address of block_on's local variable.
     executor* self() { return std::launder(this); }
 
-    detail::run_queue later;  // later: those that were woken while they ran
+    detail::run_queue later;  // those that were woken while they ran
     detail::ring jobs;
     std::exception_ptr late;  // of a detached task, for the next run
     unsigned ticks = 0;
@@ -647,18 +646,7 @@ public:
     // The first item, without waiting. nullopt: there is none now, closed or not.
     [[gnu::always_inline]] std::optional<T> try_recv() {
         // Who sends waits only where it is full: so there are items then, or there is no room ever.
-        if (!items.size() && capacity) [[likely]]
-            return std::nullopt;
-        if (!items.size() && senders.empty()) return std::nullopt;
-        if (!senders.empty()) {
-            sending& s = first<sending>(senders);
-            items.push_back(std::move(s.value));
-            s.over = 1;
-            s.done();
-        }
-        std::optional<T> value(std::move(items.front()));
-        items.pop_front();
-        return value;
+        return items.size() || !capacity ? take() : std::nullopt;
     }
     // Nothing more can be sent; what was sent before can be received, that of senders that wait now
     // as well: so a receiver that wants no more takes what is left, or ends the channel. Receivers
@@ -697,6 +685,20 @@ private:
         receiving& r = first<receiving>(receivers);
         r.value.emplace(std::forward<U>(value));
         return r.done(), true;
+    }
+    // The first item; and the first sender that waits moves up. It is told last: it may run on
+    // the spot, and take items, or end the channel. Not inlined: most who come find none.
+    [[gnu::noinline]] std::optional<T> take() {
+        std::unique_ptr<sending, detail::ends_with<&sending::done>> moves_up;
+        if (!senders.empty()) {
+            sending& s = first<sending>(senders);
+            items.push_back(std::move(s.value));
+            s.over = 1, moves_up.reset(&s);
+        }
+        if (items.empty()) return std::nullopt;
+        std::optional<T> value(std::move(items.front()));
+        items.pop_front();
+        return value;
     }
     template <class W> static W& first(detail::ring& line) { return static_cast<W&>(*line.after); }
     template <class W> static void dismiss(detail::ring& line) {

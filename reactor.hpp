@@ -374,7 +374,7 @@ private:
             if (!(cqe.flags & IORING_CQE_F_MORE)) {
                 --counts.in_flight, ++counts.completed;
                 if (!early.empty()) [[unlikely]]
-                    early.remove(&*to);
+                    early.remove(&*to);  // of a copy: `to` itself stays in a register
             }
             to->complete(cqe.res, cqe.flags);
         }

@@ -276,9 +276,9 @@ struct section {
 };
 
 // Where a job goes when it is to run: to the end of an executor's queue, which is so frequent that
-// it is no virtual call; or to anybody's schedule function, where there is no such end.
+// it is no virtual call; or to anybody's schedule function, where there is no queue.
 struct scheduler {
-    job** end = nullptr;
+    job** tail = nullptr;  // where the queue's next link goes
     virtual void schedule(job&, schedule_info) noexcept = 0;
 };
 
@@ -295,8 +295,8 @@ struct called {
 //
 //   field       who writes it, and when
 //   phase       whoever takes an arrow of the diagram; its bits are named below
-//   left        each wait that is over at once (channels, sleeps of no time): behind 128 of them
-//               none is left, and the job yields; one that was not over sets it back
+//   left        counts down at each wait that is over at once (channels, sleeps of no time): the
+//               129th finds none left, and the job yields; a wait that was not over sets it back
 //   references  the handle and the wakers; the memory goes with the last, once the job has ended
 //   detached    the handle, when it goes
 //   cancelled   cancel
@@ -425,7 +425,7 @@ struct job : pooled, linked {
     }
     void schedule() {
         next = nullptr;
-        by.end ? void(*std::exchange(by.end, &next) = this) : by.schedule(*this, {});
+        by.tail ? void(*std::exchange(by.tail, &next) = this) : by.schedule(*this, {});
     }
 
     // For handles. A wake counts only while the job waits for a waker: who waits for a timer is not
@@ -596,11 +596,11 @@ struct promise_base : called, pooled {
     failure* outcome;
 
     std::suspend_always initial_suspend() const noexcept { return {}; }
-    // The job's run() finds that the frame is done, and goes on with the caller.
-    // A symmetric transfer (await_suspend gives the handle that is to be resumed next) would do it
-    // too, but costs more (117 instructions a call against 107, in a sketch with g++ 12.2; 77
-    // against 73 with clang 19), and where it is no tail call (g++ without -O2, or with a
-    // sanitizer) a loop of 10,000 to 65,000 awaits overflows the stack.
+    // The job's run() finds that the frame is done, and goes on with the caller. A symmetric
+    // transfer (await_suspend gives the handle that is to be resumed next) would do it too, but
+    // costs more (117 instructions a call against 107, in a sketch with g++ 12.2; 77 against 73
+    // with clang 19), and where it is no tail call (g++ without -O2, or with a sanitizer) a loop of
+    // 10,000 to 65,000 awaits overflows the stack.
     std::suspend_always final_suspend() const noexcept { return {}; }
     void unhandled_exception() noexcept {
         outcome->error = std::current_exception();

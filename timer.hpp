@@ -130,7 +130,7 @@ public:
     // Throws std::bad_alloc.
     void add(timer& t) {
         if (t.deadline == never) return;
-        if (heap.data() + size == std::to_address(heap.end())) grow();
+        if (heap.data() + size == std::to_address(heap.end())) grow();  // size() would divide by 24
         t.heap = this;
         put(size, {t.deadline, ++count, &t});
         if (size++) settle(size - 1, heap[size - 1]);

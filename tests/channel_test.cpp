@@ -1078,6 +1078,36 @@ TEST_CASE("waiters whose schedule function runs them on the spot") {
     }
 }
 
+TEST_CASE("a sender that goes on on the spot has the channel to itself, or ends it") {
+    for (std::size_t capacity : {0u, 1u})
+        for (bool ends_it : {false, true}) {
+            CAPTURE(capacity);
+            CAPTURE(ends_it);
+            auto c = std::make_unique<channel<int>>(capacity);
+            while (c->try_send(0)) {}
+            std::optional<int> taken;
+            bool sent = false;
+            auto sends = [&]() -> task<> {
+                co_await c->send(1);
+                sent = true;
+                if (ends_it) c.reset();
+                else taken = c->try_recv();
+                if (!ends_it) co_await c->send(2);
+            };
+            auto [r, h] = ringlet::spawn(sends(), [](runnable x) { std::move(x).run(); });
+            CHECK_FALSE(std::move(r).run());
+            CHECK_FALSE(sent);
+            CHECK(c->try_recv() == (capacity ? 0 : 1));
+            CHECK(sent);
+            if (ends_it) continue;
+            // Its own item was the last there was, or with another; nothing is lost, nothing doubled.
+            CHECK(taken == (capacity ? std::optional(1) : std::nullopt));
+            CHECK(c->try_recv() == 2);
+            CHECK(c->try_recv() == std::nullopt);
+            CHECK(h.done());
+        }
+}
+
 TEST_CASE("an item may be written as a list of its members") {
     channel<std::pair<int, std::string>> c(2);
     CHECK(c.try_send({1, "one"}));

@@ -859,6 +859,56 @@ TEST_CASE("tasks survive from one run to the next") {
     CHECK(ex.empty());
 }
 
+TEST_CASE("nobody runs behind the end of the root, with hooks or without") {
+    for (bool hooked : {false, true}) {
+        CAPTURE(hooked);
+        int ran = 0;
+        auto root = [&]() -> task<> {
+            for (int i = 0; i < 5; ++i) ringlet::spawn(count(ran)).detach();
+            co_return;
+        };
+        executor ex;
+        if (hooked) ex.hooks.after_run = [](void*, const job_info&) {};
+        ex.run(root());
+        CHECK(ran == 0);
+        ex.run(nothing());  // behind them in the queue
+        CHECK(ran == 5);
+    }
+}
+
+TEST_CASE("a waker may outlive its job's join: whoever has that memory next is not touched") {
+    waker kept;
+    auto first = [&]() -> task<int> {
+        co_await ringlet::suspend([&](waker w) { kept = std::move(w); });
+        co_return 1;
+    };
+    waker other;
+    auto second = [&]() -> task<int> {
+        co_await ringlet::suspend([&](waker w) { other = std::move(w); });
+        co_return 2;
+    };
+    auto root = [&]() -> task<> {
+        auto a = ringlet::spawn(first());
+        co_await yield_now();
+        kept.wake();
+        const int one = co_await std::move(a);
+        CHECK(one == 1);
+        auto b = ringlet::spawn(second()), c = ringlet::spawn(second());
+        co_await yield_now();
+        CHECK_FALSE(kept.wakes(other));
+        kept.wake();
+        drop(std::move(kept));
+        co_await yield_now();
+        CHECK_FALSE(b.done());
+        CHECK_FALSE(c.done());
+        other.wake();
+        const int two = co_await std::move(c);
+        CHECK(two == 2);
+        CHECK_FALSE(b.done());
+    };
+    block_on(root());
+}
+
 TEST_CASE("two executors take turns on one thread; a task of one joins a job of the other") {
     executor one, two;
     gate g;

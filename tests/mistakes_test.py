@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 
-BEFORE = """#include <ringlet/timer.hpp>
+BEFORE = """#include <ringlet/recipes/generator.hpp>
+#include <ringlet/timer.hpp>
 #include <cstdio>
 using namespace ringlet;
 task<int> child() { co_return 1; }
@@ -56,6 +57,9 @@ SEEN_BY_THE_COMPILER = {
     "a result that no frame can hold": (
         "struct alignas(64) wide { char c[64]; }; task<wide> g() { co_return wide(); } task<> f() { (void)co_await g(); }",
         ["ringlet: no compiler aligns a coroutine's frame beyond 16 bytes"]),
+    "a generator that no frame can hold, which awaits": (
+        "struct alignas(32) wide { int v; }; generator<wide> g() { co_await yield_now(); co_yield wide{1}; }",
+        ["ringlet: no compiler aligns a frame beyond 16 bytes"]),
     "an item that no frame can hold": (
         "struct alignas(64) wide { char c[64]; }; task<> f(channel<wide>& c) { co_await c.send(wide()); }",
         ["ringlet: an item lies in frames"]),
