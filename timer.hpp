@@ -23,7 +23,7 @@
 //
 // Deadlines are counted from the call, and kept as points on the monotonic clock: so a loop that
 // takes its time does not add to them, and none is ever early. The clock is read once for each
-// deadline that is computed, and once a look if nobody else has, or it slept: 30 ns, six yields.
+// deadline that is computed, and once a look if nobody else has, or it slept: 30 ns, five yields.
 #pragma once
 
 #include "reactor.hpp"
@@ -233,7 +233,7 @@ struct [[nodiscard]] sleep final : waits<sleep>, timer_heap::timer {
 
 // Durations come in every unit, whole and broken, and in 64 bits or more: they are compared as
 // long double first, which can hold all of them, and converted from there only if they fit. (The
-// usual ones, of 64 bits, go without: that saves 17 instructions of g++.)
+// usual ones, of 64 bits, go without: that saves 22 instructions of g++.)
 //
 // In nanoseconds, rounded up. Less than none is none; more than can be counted is never.
 template <class Rep, class Period> std::int64_t count_of(std::chrono::duration<Rep, Period> d) {
