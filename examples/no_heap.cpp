@@ -10,7 +10,7 @@
 // a static array. The memory of what has ended is used again, so the array has to hold what lives
 // at a time, not all that ever ran. Behind the array there is nothing: were it used up, calling a
 // coroutine would throw std::bad_alloc. What allocates by itself (iostreams, printf, exceptions) is
-// not used, and the buffer lies outside of the frames: only frames of up to 64 KB are used again.
+// not used, and the buffer lies outside of the frames: one with it would not fit into the array.
 //
 // The last line is the counter's own test. Under a sanitizer, which brings a malloc of its own,
 // there is nothing to count: exit status 77.

@@ -7,7 +7,8 @@
 // more than there are descriptors for; each is given SECONDS (1, or a fraction). If HOST has addresses
 // of IPv4 and of IPv6, one of each is asked, one after the other. A port that refuses and one that is
 // silent are both no answer; that a host cannot be reached is an error. On a terminal, progress is
-// shown on stderr. The exit status is 0 if a port has answered, else 1; 2 for a wrong call or an error.
+// shown on stderr. The exit status is 0 if a port has answered, else 1; 2 for a wrong call or an error;
+// 128 and the signal's number for SIGINT and SIGTERM.
 //
 // What it shows: thousands of operations in flight, as N tasks that share a list of work; a
 // timeout on each, which ends it in the kernel as well; a name looked up on another thread.
