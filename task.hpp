@@ -92,8 +92,8 @@ public:
     // monotonic_buffer_resource over a static array, and the null resource behind it, no frame, job
     // or operation ever takes from the heap (exceptions do, and vectors of tasks): when the array
     // is used up, std::bad_alloc leaves the call that creates the coroutine. The resource gets its
-    // blocks back at the next call: so it must live until then, or as long as the thread. Throws
-    // std::logic_error while one of them is in use.
+    // blocks back at the next call of use(): so it must live until then, or as long as the thread.
+    // Throws std::logic_error while a block is in use.
     static void use(std::pmr::memory_resource* memory) {
         trim();
         if (taken) throw std::logic_error("ringlet::frame_pool::use: a frame or job is alive");
@@ -216,7 +216,7 @@ template <class T> struct scoped {
 // and a channel (executor.hpp) is a queue between tasks.
 struct job;
 
-// A list that closes to a ring at its owner, so that a member can leave and not know whose it is:
+// A list that closes to a ring at its owner: so a member can leave without knowing whose it is.
 //
 //     list <-> first <-> second <-> last <-> list again
 //
@@ -276,9 +276,10 @@ struct section {
 };
 
 // Where a job goes when it is to run: to the end of an executor's queue, which is so frequent that
-// it is no virtual call; or to anybody's schedule function, where there is no queue.
+// it is no virtual call; or to anybody's schedule function, where there is no queue. A job that was
+// woken while it ran goes by schedule() in both cases: an executor has another place for it.
 struct scheduler {
-    job** tail = nullptr;  // where the queue's next link goes
+    job** tail = nullptr;  // where the queue's next link goes; nullptr: there is no queue
     virtual void schedule(job&, schedule_info) noexcept = 0;
 };
 
@@ -344,7 +345,7 @@ struct job : pooled, linked {
 
     // Where it waits, and where it was spawned, for those who look. An await inside this file (in
     // as_task) is no place of the program's: that is the section's around it, or the spawn's, or,
-    // of a child, the parent's. Cold: or the compiler would have it in the loop, for the hooks.
+    // of a child, the parent's. Cold: else it would be inlined into the executor's loop, for hooks.
     source awaits_at() const { return place_of(where, inner); }
     source place_of(source place, const section* around) const {
         for (; around && here(place); around = around->outer) place = around->where;
@@ -418,11 +419,12 @@ struct job : pooled, linked {
         waiting = nullptr, phase |= woken | result;
     }
     void fulfil() { let_go(fulfilled); }
-    // The same for those that know that it has suspended: whom it waits for in a line, or a join.
+    // The same for those who know that the job has suspended: a channel, or the job that it joins.
     void resume_for(unsigned result) {
         waiting = nullptr, phase = scheduled | result;
         schedule();
     }
+    // To the end of the queue, or to the schedule function.
     void schedule() {
         next = nullptr;
         by.tail ? void(*std::exchange(by.tail, &next) = this) : by.schedule(*this, {});
@@ -506,8 +508,8 @@ private:
         root.destroy();
         (detached | lost) ? bury() : finish(fulfilled);
     }
-    // Out of the list before the watcher is told: a group asks whether this was the last. It may
-    // free the job.
+    // Out of the list before the watcher is told: a group asks whether this was the last. Who is
+    // told may free the job.
     void finish(unsigned result) {
         unlink();
         phase |= ended;
@@ -764,6 +766,7 @@ template <class T> struct job_of : job {
     auto attempt() { return outcome.attempt(lost); }
 };
 
+// A job that ends with its pointer: cancelled, and left to go on its own until it has let go.
 template <class T> using owned = std::unique_ptr<job_of<T>, ends_with<&job::forsake>>;
 
 // A job with a schedule function of its own, which lies in the job and may run or drop the runnable
@@ -792,7 +795,7 @@ public:
     explicit join_handle(detail::job_of<T>& j) : job(&j) {}
     explicit operator bool() const { return job != nullptr; }
 
-    // Has the job ended?
+    // Has the job ended? An empty handle says so as well.
     bool done() const { return !job || job->is(detail::job::ended); }
     // Lets the job go on without a handle. An exception that comes later leaves run(); one that has
     // come already is dropped.
