@@ -48,7 +48,7 @@ namespace ringlet {
 // own in executor::io, and end waits from it by waking wakers; the place is taken then: operations
 // and timers, which look for the reactor there, are not for the tasks of that executor.
 struct parker : detail::pooled {
-    static constexpr std::int64_t now = 0, never = INT64_MAX;
+    static constexpr std::int64_t now = 0, never = INT64_MAX;  // `until`: without blocking; no end
 
     // Ends the waits whose time has come, which makes their jobs runnable. Blocks until there is
     // one, but not past `until` on the monotonic clock, in nanoseconds. False: there is nothing to
@@ -59,9 +59,10 @@ struct parker : detail::pooled {
 
 // ---- 2. The executor ----------------------------------------------------------------------------
 
-// Leaves block_on and executor::run when the root has not ended, nothing is runnable, and nothing
-// can come any more. (While another task sleeps or reads, a root that waits in vain goes unnoticed:
-// that one could still wake it.) what() lists every live task with the place where it waits.
+// Leaves block_on and executor::run when the root, the task that they were called with, has not
+// ended, nothing is runnable, and nothing can come any more. (While another task sleeps or reads, a
+// root that waits in vain goes unnoticed: that one could still wake it.) what() lists every live
+// task with the place where it waits.
 struct deadlock : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -73,9 +74,9 @@ struct job_info {
     std::source_location where;    // that of the last co_await that suspended
 };
 // For tracers, counters and stall warnings. on_spawn: a task has been queued (a child in a group:
-// it is about to run first). before_run, after_run: around each run. on_finish: its frames are
-// gone. Each is called with `context`, and must not throw. A program that wants to know who holds
-// up the others:
+// it is about to run for the first time). before_run, after_run: around each run. on_finish: its
+// frames are gone. Each is called with `context`, and must not throw. A program that wants to know
+// who holds up the others:
 //
 //     ex.hooks.context = &began;
 //     ex.hooks.before_run = [](void* c, const job_info&) { *static_cast<clock*>(c) = now(); };
@@ -92,8 +93,9 @@ namespace detail {
 
 // First in, first out, linked by job::next. `tail` is where the next link goes: into the last job,
 // or, if there is none, into `first`; so to push needs no test, and append is a few stores, however
-// long the other queue is. The last job's link is nullptr where somebody pops: whoever wakes a job
-// sees to that, and append. The tail is the scheduler's: a job that is woken puts itself there.
+// long the other queue is. In the queue that is popped from the last job's link is nullptr: whoever
+// wakes a job sees to that, and append. The tail is the scheduler's: a job that is woken puts
+// itself there. (Nobody calls this schedule(): an executor has its own.)
 //
 //     first --> job --> job --> nullptr          tail --> the last job's next
 struct run_queue : scheduler {
@@ -118,8 +120,9 @@ struct run_queue : scheduler {
 
 // Calls f inside the task: f and its arguments live in the frame, as long as the task does. A
 // lambda that is a coroutine keeps its captures in the lambda object, not in its frame: so somebody
-// has to keep the lambda, and here it is a parameter. What an argument is converted to has to live
-// as long as the await: so only pointers to members are called by way of std::apply.
+// has to keep the lambda, and here it is a parameter. What an argument is converted to for the call
+// has to live as long as the await, and would end with std::apply: so f is called in the co_await's
+// own expression, and only pointers to members by way of that.
 template <class F, class... A>
 task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
     if constexpr (requires { f(std::move(args)...); }) co_return co_await f(std::move(args)...);
@@ -170,16 +173,16 @@ public:
     }
     // Runs until `root` has ended, and gives its value or rethrows its exception. The other tasks
     // stay, for the next call. The exception of a detached task leaves here too, when the root has
-    // been cancelled and is gone; the first that comes until then, at the beginning of the next
-    // call. Throws deadlock; and std::logic_error inside a running executor.
+    // been cancelled for it and is gone; if more come until then, the first of those leaves at the
+    // beginning of the next call. Throws deadlock; and std::logic_error inside a running executor.
     template <detail::awaitable A>
     detail::await_result<A> run(A root, detail::source place = detail::source::current());
-    // Runs one job, if one is runnable or becomes so without blocking. For the loops of others: a
-    // program that has one already, a game or a window system, calls this from there until it says
-    // false, and then sleeps in its own way: with poll(), say, on the descriptor of the reactor
-    // (`io`), and until the earliest deadline of the timers (`clock`); tests/consumer/poll_loop.cpp
-    // does. A virtual clock does not jump here. The exception of a detached task leaves here;
-    // throws std::logic_error in a task of this executor.
+    // Runs one job, if one is runnable or becomes so without blocking, and says whether. For the
+    // loops of others: a program that has one already, a game or a window system, calls this from
+    // there until it says false, and then sleeps in its own way: with poll(), say, on the
+    // descriptor of the reactor (`io`), and until the earliest deadline of the timers (`clock`);
+    // tests/consumer/poll_loop.cpp does. A virtual clock does not jump here. The exception of a
+    // detached task leaves here; throws std::logic_error in a task of this executor.
     bool try_tick() {
         if (running == this) throw std::logic_error("ringlet: try_tick in the executor it ticks");
         const detail::scoped here(running, self());
@@ -212,7 +215,7 @@ private:
     // The loop: runs up to `limit` jobs, and none after the root has returned. A job that yields
     // goes to `later`; one that is woken goes to the queue, and is run in this turn if it has room.
     // What a yield costs is here and in job::run: 24 instructions, beside the coroutine's own 19. A
-    // job may tick another executor: so the current one is set back at the end. There is a loop for
+    // job may tick another executor: so the current job is set back at the end. There is a loop for
     // those who watch and one for the others, which so has no test for it in each run.
     [[gnu::always_inline]] void turn(int limit, const detail::job* root = nullptr) {
         const detail::scoped restores(detail::job::current, detail::job::current);
@@ -487,9 +490,9 @@ template <detail::awaitable A> auto when_all(std::vector<A> work) {
     return detail::join<false>(std::move(work));
 }
 // The same until one has ended, well or not: then the others are cancelled, and waited for. Gives
-// optionals: whoever ended well has a value, which may be more than one. If nobody has, the first
-// exception is rethrown: so one that fails first ends the race. Throws std::invalid_argument for an
-// empty vector.
+// optionals (pointers, where they give references): whoever ended well has a value, which may be
+// more than one. If nobody has, the first exception is rethrown: so one that fails first ends the
+// race. Throws std::invalid_argument for an empty vector.
 template <detail::awaitable... A>
 requires(sizeof...(A) > 0) auto when_any(A... work) {
     return detail::join<true>(std::tuple<A...>(std::move(work)...));
@@ -504,7 +507,8 @@ template <detail::awaitable A> auto when_any(std::vector<A> work) {
 class scope_ref {
 public:
     explicit scope_ref(detail::group& g) : group(&g) {}
-    // The child goes to the end of the queue; its value is dropped.
+    // The child goes to the end of the queue; its value is dropped. Throws what executor::spawn
+    // throws.
     template <detail::awaitable A>
     void spawn(A work, detail::source place = detail::source::current()) const {
         auto& j = *group->add(detail::as_task(std::move(work))).release();
@@ -649,8 +653,8 @@ public:
         return items.size() || !capacity ? take() : std::nullopt;
     }
     // Nothing more can be sent; what was sent before can be received, that of senders that wait now
-    // as well: so a receiver that wants no more takes what is left, or ends the channel. Receivers
-    // that wait get nullopt.
+    // as well: so a receiver that wants no more takes what is left, or destroys the channel.
+    // Receivers that wait get nullopt.
     void close() { closed = true, dismiss<receiving>(receivers); }
 
 private:
@@ -676,7 +680,7 @@ private:
         std::optional<T> await_resume() { return std::move(value); }
         void describe(std::string& out) const override { out += "recv"; }
     };
-    // Into the frame of who waits for it, or into the items. (Who waits is none once it is closed.)
+    // Into the frame of who waits for it, or into the items. (Once it is closed no receiver waits.)
     template <class U> [[gnu::always_inline]] bool pass(U&& value) {
         if (receivers.empty()) {
             if (closed || items.size() >= capacity) return false;
