@@ -142,8 +142,8 @@ public:
     //     };
     //
     // For tests: may change each request of this thread, those to cancel included, before the
-    // kernel sees it, which is how they inject faults: a shorter length, a NOP with a result of its
-    // own. Its user_data is not set yet.
+    // kernel sees it, which is how they inject faults: a shorter length, or a NOP (the request that
+    // does nothing) with a result of its own. Its user_data is not set yet.
     using submit_hook = void (*)(io_uring_sqe*);
     inline static constinit thread_local submit_hook on_submit = nullptr;
 
@@ -164,7 +164,7 @@ public:
     explicit reactor(options o) {
         [[maybe_unused]] static const int once = pthread_atfork(nullptr, nullptr, [] { ++forks; });
         set_up(o);
-        // Saves looking it up in each call.
+        // Saves looking up the descriptor in each call.
         mode |= io_uring_register_ring_fd(&ring) == 1 ? IORING_ENTER_REGISTERED_RING : 0;
         io_uring_ring_dontfork(&ring);
     }
@@ -181,7 +181,8 @@ public:
         mine ? io_uring_queue_exit(&ring) : void(::close(ring.ring_fd));
     }
 
-    // Makes room for a request, so that submit() has nothing to ask of the kernel.
+    // Makes room for a request, so that submit() has nothing to ask of the kernel. Throws
+    // std::logic_error on another thread or after fork(), std::system_error if the kernel refuses.
     void make_room() {
         while (forked() || home != &on_submit || !has_room()) [[unlikely]] flush();
     }
@@ -357,8 +358,9 @@ private:
     // tail, where its writer is: of completions the kernel writes the tail, and this the head,
     // which says that the places before it may be written again.
     //
-    // Takes the completions. Only now, with all of them noted, may jobs run: one that submitted
-    // while the ring is walked, and found no room, would enter the kernel, and take these again.
+    // Takes the completions. Only behind this, with all of them noted, may jobs run: one that
+    // submitted while the ring is walked, and found no room, would enter the kernel, and take these
+    // again.
     // (A schedule function that runs jobs on the spot runs them in here all the same: they must not
     // fill the ring, nor wait for it in a destructor.)
     void reap() noexcept {
@@ -551,11 +553,13 @@ namespace io {
 inline auto nop() {
     return detail::request<void>("nop", [](auto s) { io_uring_prep_nop(s); });
 }
-// Reads at most into.size() bytes at `offset`; -1: at the file's position. 0 is the end.
+// Reads at most into.size() bytes at `offset` (-1: at the file's position), and gives how many; 0
+// is the end.
 inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
     return detail::transfer("read", io_uring_prep_read, fd, into, offset);
 }
-// Writes, perhaps not all (worker, for a file). A pipe without a reader raises SIGPIPE: ignore it.
+// Writes, perhaps not all, and gives how many bytes (worker, for a file). A pipe without a reader
+// raises SIGPIPE: ignore it.
 inline auto write(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
     return detail::transfer("write", io_uring_prep_write, fd, from, offset);
 }
