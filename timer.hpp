@@ -55,6 +55,7 @@ public:
     // The virtual time while there is one, else the real.
     static time_point now() { return time_point(std::chrono::nanoseconds(nanoseconds())); }
 
+    // As a number of nanoseconds.
     static std::int64_t nanoseconds() { return active ? active->time : detail::monotonic(); }
     // The same for who sets a deadline. The next look makes do with that reading: what has become
     // due since is found one look later, and a turn that sets a deadline reads the clock once.
@@ -114,6 +115,8 @@ public:
         }
     };
 
+    // The timers of the running executor. The first call makes them, and its ring. Throws what
+    // reactor::here throws.
     static timer_heap& here() {
         executor& ex = detail::running_executor();
         if (!ex.clock) ex.clock = std::make_unique<timer_heap>(ex, reactor::here());
@@ -310,8 +313,9 @@ template <class D> auto sleep_until(std::chrono::time_point<std::chrono::steady_
 // had come just in time is not lost. So a read under a timeout loses no bytes, and no descriptor.
 //
 // Gives the awaitable `d` from now to end, then cancels it and waits until it has let go. Gives its
-// value, also if that came too late to be stopped; else throws std::system_error(timed_out), or,
-// as try_timeout, gives nullopt (false for void, nullptr for U&). Costs a call, no kernel timer.
+// value or rethrows its exception, also if that came too late to be stopped; else throws
+// std::system_error(timed_out), or, as try_timeout, gives nullopt (false for void, nullptr for U&).
+// Costs a call, no kernel timer.
 template <class Rep, class Period, detail::awaitable A>
 [[gnu::always_inline]] inline auto timeout(std::chrono::duration<Rep, Period> d, A work) {
     return detail::timed(std::false_type(), detail::after(d), detail::as_task(std::move(work)));
