@@ -338,7 +338,7 @@ struct job : pooled, linked {
     job(std::coroutine_handle<> frame, scheduler& s, source place, ring* list)
         : by(s), root(frame), point(frame), spawned(place), where(place) {
         if (list) join(*list);
-        else before = after = this;
+        else before = after = this;  // so that it can be unlinked all the same
     }
     virtual ~job() = default;
     virtual std::exception_ptr discard() noexcept = 0;  // drops the result; gives the exception
@@ -754,8 +754,9 @@ template <class T> struct job_of : job {
     }
     static auto frame_of(task<T>& work) { return work.take(); }
     std::exception_ptr discard() noexcept override { return outcome.discard(); }
-    // Is there a value, and nobody but the handle? Then its await may free the job without a
-    // virtual call. A job that was in a list (its links are still those) is an executor's, and no
+    // Is there a value, and nobody but the handle? (A job that is lost or has failed shows another
+    // phase.) Then its await may free the job without a virtual call: nothing but the value is to
+    // be destroyed. A job that was in a list (its links are still those) is an executor's, and no
     // more than a job_of<T>. Saves 35 instructions a join, 30 of clang.
     bool plain() const { return phase == ended && references == 1 && after != this; }
     void free() noexcept {
