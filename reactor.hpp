@@ -105,6 +105,9 @@ private:
 //                        reap() notes the results; each fulfils a wait             no system call
 //     executor::turn     runs the jobs that have become runnable
 //
+// (Linux runs at most 20 pieces of its own work for the ring in a call, beyond what is waited for:
+// where all 50 have come at once, they take three.)
+//
 // No code of a task runs in park. A callback there could begin new operations while the ring is
 // walked, and so walk it again from within; and the order of things would be hard to follow.
 //
@@ -141,9 +144,10 @@ public:
     //         if (s->opcode == IORING_OP_READ) s->len = std::min(s->len, 3u);  // come short
     //     };
     //
-    // For tests: may change each request of this thread, those to cancel included, before the
-    // kernel sees it, which is how they inject faults: a shorter length, or a NOP (the request that
-    // does nothing) with a result of its own. Its user_data is not set yet.
+    // For tests: may change each request of this thread before the kernel sees it, those to cancel
+    // included (but not their flags: a cancel must not come late). So tests inject faults: a
+    // shorter length, or a NOP (the request that does nothing) with a result of its own. Its
+    // user_data is not set yet.
     using submit_hook = void (*)(io_uring_sqe*);
     inline static constinit thread_local submit_hook on_submit = nullptr;
 

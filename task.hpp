@@ -374,8 +374,9 @@ struct job : pooled, linked {
     // read as the byte that clang writes: a load of more waits for that store, 3 ns of a yield.)
     //
     // Runs the job to its next suspension. If it was woken meanwhile it is scheduled again, and the
-    // answer is true; `requeue` does that after a yield, and `unless_idle` is told of a run that
-    // has ended in neither a yield nor a wait: both are inlined into the executor's loop.
+    // answer is true; `requeue` does that after a yield, and `unless_idle` is told where the job
+    // may have ended, not having come to a yield or a plain wait: both are inlined into the
+    // executor's loop.
     [[gnu::always_inline]] bool run(auto requeue, auto unless_idle) {
         if (stopping && !goes_on()) [[unlikely]]
             return false;
