@@ -117,12 +117,12 @@ public:
 
     // The timers of the running executor. The first call makes them, and its ring. Throws what
     // reactor::here throws.
-    static timer_heap& here() {
+    [[gnu::always_inline]] static timer_heap& here() {
         executor& ex = detail::running_executor();
-        if (!ex.clock) ex.clock = std::make_unique<timer_heap>(ex, reactor::here());
+        if (!ex.clock) ex.clock = std::make_unique<timer_heap>(ex);
         return static_cast<timer_heap&>(*ex.clock);
     }
-    [[gnu::noinline]] timer_heap(executor& e, reactor& r) : ex(e), io(r), heap(64) {}
+    [[gnu::noinline]] explicit timer_heap(executor& e) : ex(e), io(reactor::here()), heap(64) {}
     ~timer_heap() override {  // of jobs that another executor runs
         while (size) remove(*heap[0].node);
     }
@@ -135,8 +135,9 @@ public:
         if (t.deadline == never) return;
         if (heap.data() + size == std::to_address(heap.end())) grow();  // size() would divide by 24
         t.heap = this;
-        put(size, {t.deadline, ++count, &t});
-        if (size++) settle(size - 1, heap[size - 1]);
+        const std::size_t last = size++;
+        put(last, {t.deadline, ++count, &t});
+        if (last) settle(last, heap[last]);
     }
     void remove(timer& t) {
         t.heap = nullptr;
@@ -269,7 +270,7 @@ template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_h
         if (owner) leave(), owner->leave(*this);
     }
 
-    bool await_ready() { return timer_heap::here().add(*this), false; }
+    [[gnu::always_inline]] bool await_ready() { return timer_heap::here().add(*this), false; }
     template <class P>
     bool await_suspend(std::coroutine_handle<P> h, source at = source::current()) {
         owner = &awaiting_job<P>();
