@@ -289,7 +289,7 @@ inline void append_place(std::string& out, source place) {
 
 // What every frame begins with, behind two pointers of the compiler's.
 struct called {
-    std::coroutine_handle<> caller;  // once it waits for this frame; of a root frame: its job
+    void* caller;  // the frame that waits for this one, once it does; of a root frame: its job
 };
 
 // A task that has been started. Its fields lie in an order in which a few stores set them all.
@@ -364,8 +364,8 @@ struct job : pooled, linked {
     // has yielded (it says itself that it is scheduled and woken: yield_now in executor.hpp); it
     // waits (suspended); or there is something to be seen to: it has ended, a frame has returned to
     // one that waited for it, it was woken or cancelled while it ran. A cancelled job is resumed
-    // only for a result: what was read or received is not thrown away. Where the outermost frame
-    // has returned, `point` is the job's own address, which no frame has.
+    // only for a result: what was read or received is not thrown away. The caller of the outermost
+    // frame is the job's own address, which no frame has.
     //
     // A frame that was resumed here and is done by now has returned. The one that awaited it goes
     // on, here in a loop and not by a call from within, so that the stack does not grow with the
@@ -388,8 +388,9 @@ struct job : pooled, linked {
                 return requeue(), true;
             if (std::uint8_t(phase) == suspended) return false;
             if (!point.done()) break;
-            point = std::coroutine_handle<called>::from_address(point.address()).promise().caller;
-            if (point.address() == this) return end(), unless_idle(), false;
+            const auto frame = std::coroutine_handle<called>::from_address(point.address());
+            if (frame.promise().caller == this) return end(), unless_idle(), false;
+            point = point.from_address(frame.promise().caller);
             if (stopping) recheck();
         }
         const bool again = settle();
@@ -607,7 +608,8 @@ struct promise_base : called, pooled {
     std::suspend_always final_suspend() const noexcept { return {}; }
     void unhandled_exception() noexcept {
         outcome->error = std::current_exception();
-        if (caller.address() == job::current) job::current->phase |= job::failed;
+        if (std::coroutine_handle<called>::from_promise(*this) == job::current->root)
+            job::current->phase |= job::failed;
     }
 };
 template <class T> struct promise_of : promise_base {
@@ -659,11 +661,10 @@ private:
         explicit awaiter(owner o) : callee(std::move(o)) {}
         template <class P> bool await_suspend(std::coroutine_handle<P> caller) {
             detail::awaiting_job<P>();
-            callee->outcome = &outcome;
-            callee->frame().resume();
-            if (callee->frame().done()) return false;
-            callee->caller = caller;
-            return true;
+            promise_type& p = *callee;
+            p.outcome = &outcome;
+            p.frame().resume();
+            return !p.frame().done() && (p.caller = caller.address(), true);
         }
         T await_resume() { return outcome.take(); }
     };
@@ -751,7 +752,7 @@ template <class T> struct job_of : job {
     job_of(auto* promise, scheduler& s, source place, ring* list)
         : job(promise->frame(), s, place, list) {
         promise->outcome = &outcome;
-        promise->caller = std::coroutine_handle<>::from_address(static_cast<job*>(this));
+        promise->caller = static_cast<job*>(this);
     }
     static auto frame_of(task<T>& work) { return work.take(); }
     std::exception_ptr discard() noexcept override { return outcome.discard(); }

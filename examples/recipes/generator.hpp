@@ -57,9 +57,9 @@ private:
     struct gives : std::suspend_always {
         std::coroutine_handle<> await_suspend(
             std::coroutine_handle<promise_type> h) const noexcept {
-            const std::coroutine_handle<> caller = h.promise().caller;
+            void* const caller = h.promise().caller;
             if (!caller) return std::noop_coroutine();  // it is next() that has resumed the body
-            return detail::job::current->point = caller;
+            return detail::job::current->point = std::coroutine_handle<>::from_address(caller);
         }
     };
     struct destroys {
@@ -83,7 +83,7 @@ private:
             of.body->caller = nullptr;
             of.body->frame().resume();
             waits = of.body->waits = !of.body->value && !of.body->frame().done();
-            if (waits) of.body->caller = h;
+            if (waits) of.body->caller = h.address();
             return waits;
         }
         std::optional<T> await_resume() {
