@@ -516,7 +516,7 @@ private:
         unlink();
         phase |= ended;
         if (group) group->finished(*this);
-        else if (watcher) std::exchange(watcher, nullptr)->resume_for(result);
+        else if (watcher) watcher->resume_for(result);
     }
     // The end of a job whose result nobody takes. That goes first, since it may wake or end others.
     [[gnu::noinline]] void bury() {
@@ -870,7 +870,7 @@ template <class T, bool Try> struct [[nodiscard]] join_wait final : waits<join_w
     explicit join_wait(join_handle<T>& h) : handle(h) {}
     bool await_ready() {
         other = handle.job.get();
-        return (other && !other->watcher) || refuse(), handle.done();
+        return (other && (handle.done() || !other->watcher)) || refuse(), handle.done();
     }
     [[noreturn]] static bool refuse() {
         throw std::logic_error("ringlet: a join_handle is awaited that is empty, or twice at once");
