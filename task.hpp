@@ -102,8 +102,9 @@ public:
     // A block of n bytes, aligned to 16. Throws what the resource throws, std::bad_alloc as a rule.
     static void* allocate(std::size_t n) {
         const std::size_t list = list_of(n);
-        if (list >= lists || !free[list]) return refill(list < lists ? size_of(list) : n);
-        return pop(list);
+        if (list < lists && free[list]) [[likely]]
+            return pop(list);
+        return refill(list < lists ? size_of(list) : n);
     }
     // Keeps a block of allocate(n) for the next frame of its size, if it is not larger than 128 KB.
     static void deallocate(void* p, std::size_t n) noexcept {
