@@ -267,10 +267,10 @@ struct wait {
 // It is over when those frames have ended or are gone. That may be long before await_resume: where
 // an expression has several co_awaits, g++ 12 calls that of each when the last has been waited for.
 struct section {
-    section* outer = nullptr;  // the one around it
-    bool stopped = false;
+    section* outer = nullptr;                // the one around it
     std::coroutine_handle<> caller, inside;  // the frame that awaits it, the outermost inside
     source where;                            // the place of that await
+    bool stopped = false;
     bool over() const { return !inside || inside.done(); }
     virtual void drop() noexcept = 0;  // destroys the frames inside
     virtual void describe(std::string& out) const = 0;
