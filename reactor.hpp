@@ -235,8 +235,7 @@ public:
     // call if nothing has been written, nothing is to be waited for, and the kernel has no work
     // deferred (TASKRUN) and no completions that found no room (CQ_OVERFLOW).
     bool park(std::int64_t until) override {
-        if (forked()) return false;
-        return (!counts.in_flight && until == now) || look(until);
+        return (!counts.in_flight && until == now) || (!forked() && look(until));
     }
 
 private:
