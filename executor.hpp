@@ -540,11 +540,7 @@ template <class F> struct [[nodiscard]] scoping final : group {
         const bool child = &j != main.get();
         // A value may spawn into the scope, or end others, as it goes: so the job is a member until
         // then.
-        if (child && !j.is(job::failed)) {
-            j.join(members);
-            j.discard();
-            j.unlink();
-        }
+        if (child && !j.is(job::failed)) j.join(members), j.discard(), j.unlink();
         group::finished(j);
         if (child) j.detach();
     }
