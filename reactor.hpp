@@ -163,10 +163,10 @@ public:
     static const statistics& stats() { return here().counts; }
 
     // A child of fork() inherits the descriptor, through which it could submit to the parent's
-    // ring, but not the rings' memory. A counter of the process says that it is one, and costs next
-    // to nothing where it is asked, in each submit; getpid() would be a system call.
+    // ring, but not the rings' memory. A counter of the process says that it is one; getpid() would
+    // be a system call. Each submit asks for less: is `mark` still what it was when this was made?
     explicit reactor(options o) {
-        [[maybe_unused]] static const int once = pthread_atfork(nullptr, nullptr, [] { ++forks; });
+        [[maybe_unused]] static const int once = pthread_atfork({}, {}, [] { ++forks, mark = 0; });
         set_up(o);
         // Saves looking up the descriptor in each call.
         mode |= io_uring_register_ring_fd(&ring) == 1 ? IORING_ENTER_REGISTERED_RING : 0;
@@ -181,14 +181,14 @@ public:
         if (mine && counts.in_flight) cancel(nullptr);
         while (mine && counts.in_flight) wait();
         // The ring is registered in the table of the thread that made it, and of no other.
-        if (home != &on_submit) ring.int_flags = 0;
+        if (home != mark) ring.int_flags = 0;
         mine ? io_uring_queue_exit(&ring) : void(::close(ring.ring_fd));
     }
 
     // Makes room for a request, so that submit() has nothing to ask of the kernel. Throws
     // std::logic_error on another thread or after fork(), std::system_error if the kernel refuses.
     void make_room() {
-        while (forked() || home != &on_submit || !has_room()) [[unlikely]] flush();
+        while (home != mark || !has_room()) [[unlikely]] flush();
     }
     // Readable when completions have come, for a poll loop that calls executor::try_tick then.
     int descriptor() const { return ring.ring_fd; }
@@ -335,7 +335,7 @@ private:
     // GETEVENTS, without which deferred completions do not arrive; others sleep on after a signal.
     // How many requests it has taken is of no interest: the rings say that.
     [[gnu::noinline]] void enter(unsigned least, std::int64_t until = never) {
-        if (forked() || home != &on_submit)
+        if (home != mark)
             throw std::logic_error("ringlet: only its thread can use a ring, and no forked child");
         // Linux 6.15: to sleep here counts as idle, and not as the processor's waiting for a disk.
         constexpr unsigned no_iowait = 1u << 7, has_no_iowait = 1u << 17;
@@ -388,7 +388,10 @@ private:
 
     inline static unsigned forks = 0;  // of this process, by now
     unsigned born = forks;
-    const submit_hook* home = &on_submit;  // which each thread has in another place
+    // A number of this thread in this process; 0: none yet. So one comparison says that a ring is
+    // used where it was made, not on another thread, nor in a forked child.
+    inline static constinit thread_local std::uintptr_t mark = 0;
+    const std::uintptr_t home = mark = reinterpret_cast<std::uintptr_t>(&mark) + forks;
     io_uring ring;
     unsigned mode = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;  // of each call
     statistics counts;
