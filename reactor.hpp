@@ -197,8 +197,8 @@ public:
     // the next look. Into a copy first: a fill may throw, or submit or cancel something itself. One
     // of ours only writes, and does so in the ring: a copy would wait for its stores to be through,
     // which is a tenth of a NOP.
-    template <bool OnlyWrites = false> void submit(completion& to, auto fill) {
-        if (OnlyWrites && !on_submit) [[likely]] {
+    template <bool Ours = false> [[gnu::always_inline]] void submit(completion& to, auto fill) {
+        if (Ours && !on_submit) [[likely]] {
             make_room();
             io_uring_sqe& request = ring.sq.sqes[ring.sq.sqe_tail++ & ring.sq.ring_mask] = {};
             fill(&request);
