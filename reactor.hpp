@@ -499,10 +499,11 @@ private:
         if (in->cancel(this))
             while (in) in->wait();
     }
-    // A signal can keep the kernel from starting a worker, which it tells as ECANCELED. Those that
-    // work on a path or a file begin again then, but not where there are chains, whose first part
-    // may have failed. With another descriptor it may be that somebody did cancel it.
-    [[gnu::noinline]] void failed(int n, unsigned flags) {
+    // An error, or one answer of several. A signal can keep the kernel from starting a worker, which
+    // it tells as ECANCELED. Those that work on a path or a file begin again then, but not where
+    // there are chains, whose first part may have failed. With another descriptor it may be that
+    // somebody did cancel it.
+    [[gnu::noinline]] void rare(int n, unsigned flags) {
         bool again = n == -ECANCELED && owner && !owner->stopping && !in->chained;
         if (again) with([&](auto&, const auto&... a) { again = on_file(a...); });
         if (again && in->has_room() && tries-- > 0) return submit(*in);
@@ -515,16 +516,17 @@ private:
     // The job may have ended in the meantime only if this op is being destroyed, and then `owner`
     // is none: see the destructor, which is waiting for just this call.
     void complete(int n, unsigned flags) noexcept override {
-        n < 0 ? failed(n, flags) : ended(n, flags);
+        const bool usual = n >= 0 && !(flags & (IORING_CQE_F_MORE | IORING_CQE_F_NOTIF));
+        usual ? ended(n, 0) : rare(n, flags);
     }
-    void ended(int n, unsigned flags) {
+    [[gnu::always_inline]] void ended(int n, unsigned flags) {
         // A notification (of a send without a copy, by io::op) says only that the buffer is free.
         res = flags & IORING_CQE_F_NOTIF ? res : n;
         if constexpr ((std::is_same_v<A, unique_fd> || ...))
             if (n != -ECANCELED) with([](auto&, unique_fd& fd) { fd.release(); });
         if (flags & IORING_CQE_F_MORE) return;
         in = nullptr;
-        if (owner) owner->let_go(res >= 0 ? job::fulfilled : 0);
+        if (owner) owner->resume_for(res >= 0 ? job::fulfilled : 0);
     }
 
     const char* name;
