@@ -151,7 +151,7 @@ public:
     // Lets the reactor sleep, to the earliest deadline at most, and ends the waits that are over.
     bool park(std::int64_t until) override {
         if (virtual_time::active) return park_or_jump(until);
-        const bool hope = io.park(std::min(until, earliest()));
+        const bool hope = io.park(until == now ? now : std::min(until, earliest()));
         std::int64_t time = std::exchange(virtual_time::last_read, 0);
         if (size && (!time || until != now)) time = detail::monotonic();  // it may have slept
         if (earliest() <= time) expire(time);
