@@ -438,6 +438,10 @@ inline bool on_file(int fd, const auto&... others) {
 }
 inline bool on_file(const unique_fd& fd) { return on_file(fd.get()); }
 
+// The descriptor is the kernel's now: it has been closed.
+inline void disown(auto&) {}
+inline void disown(unique_fd& fd) { fd.release(); }
+
 //     read(fd, into, offset)          what the program calls: an op, which does nothing yet
 //     co_await                        await_ready: an SQE, written by io_uring_prep_read(sqe, fd,
 //                                     into.data(), into.size(), offset)
@@ -448,14 +452,15 @@ inline bool on_file(const unique_fd& fd) { return on_file(fd.get()); }
 // One template serves all operations: prepare(sqe, arguments...) writes the request, the job
 // suspends, the await gives an R made of the kernel's number. `Throws`: an error is a
 // std::system_error that names the operation and its subject, else it is the number, -errno.
+// `OnlyWrites`: prepare does no more than that, and cannot fail.
 //
 // Who may touch it: the frame, which it lies in, and from submit() to the last complete() the
 // kernel, which knows its address and that of the buffer. So as long as `in` is set nobody may
 // destroy the frame, and interrupt() says so: the job waits on, for the completion that the cancel
 // brings. A result that came all the same is fulfil(): the job goes on with it. Only where nothing
 // can be waited for any more is an op destroyed in flight, and then its destructor waits.
-template <class R, bool Throws, class With, class... A>
-struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>, reactor::completion> {
+template <class R, bool Throws, bool OnlyWrites, class With>
+struct [[nodiscard]] op final : waits<op<R, Throws, OnlyWrites, With>, reactor::completion> {
     op(const char* operation, With w) : name(operation), with(std::move(w)) {}
     op(op&&) = default;
     ~op() {
@@ -465,7 +470,7 @@ struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>, reactor::comple
     // The same operation, whose await gives the number, also if that is an error. For those that
     // are nothing special: `int r = co_await io::recv(fd, buffer).result(); if (r <= 0) co_return;`
     // A descriptor that comes so has no owner: whoever has the number closes it.
-    auto result() && { return op<R, false, With, A...>(name, std::move(with)); }
+    auto result() && { return op<R, false, OnlyWrites, With>(name, std::move(with)); }
 
     // The request is written here, where it can still throw: no ring, no room, a prepare that
     // fails. A job that is to stop begins nothing.
@@ -484,7 +489,7 @@ struct [[nodiscard]] op final : waits<op<R, Throws, With, A...>, reactor::comple
 
 private:
     void submit(reactor& r) {
-        r.submit<!(std::is_invocable_v<A&, io_uring_sqe*> || ...)>(*this, [this](io_uring_sqe* s) {
+        r.submit<OnlyWrites>(*this, [this](io_uring_sqe* s) {
             with([s](auto& prepare, auto&... a) { prepare(s, given(a)...); });
         });
         in = &r;
@@ -522,8 +527,7 @@ private:
     [[gnu::always_inline]] void ended(int n, unsigned flags) {
         // A notification (of a send without a copy, by io::op) says only that the buffer is free.
         res = flags & IORING_CQE_F_NOTIF ? res : n;
-        if constexpr ((std::is_same_v<A, unique_fd> || ...))
-            if (n != -ECANCELED) with([](auto&, unique_fd& fd) { fd.release(); });
+        if (n != -ECANCELED) with([](auto&, auto&... a) { (disown(a), ...); });
         if (flags & IORING_CQE_F_MORE) return;
         in = nullptr;
         if (owner) owner->resume_for(res >= 0 ? job::fulfilled : 0);
@@ -536,15 +540,8 @@ private:
     int res = -1, tries = 9;
 };
 
-template <class R, class... A> auto request(const char* name, auto prepare, A... a) {
-    auto with = [prepare, ... its = kept(std::move(a))](auto use) mutable { use(prepare, its...); };
-    return op<R, true, decltype(with), decltype(kept(std::move(a)))...>(name, std::move(with));
-}
 // Of bytes, no more than the kernel takes at once; of buffers, their number.
-inline unsigned size_of(std::size_t n) { return static_cast<unsigned>(std::min(n, 0x7ffff000ul)); }
-auto transfer(const char* name, auto prepare, int fd, auto what, auto last) {
-    return request<std::size_t>(name, prepare, fd, what, size_of(what.size()), last);
-}
+unsigned size_of(const auto& v) { return static_cast<unsigned>(std::min(v.size(), 0x7ffff000ul)); }
 
 }  // namespace detail
 
@@ -557,119 +554,118 @@ auto transfer(const char* name, auto prepare, int fd, auto what, auto last) {
 // is not here: bind, listen, shutdown and setsockopt are called directly.
 namespace io {
 
-// Does nothing, by way of the kernel: what a round trip costs.
-inline auto nop() {
-    return detail::request<void>("nop", [](auto s) { io_uring_prep_nop(s); });
-}
-// Reads at most into.size() bytes at `offset` (-1: at the file's position), and gives how many; 0
-// is the end.
-inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
-    return detail::transfer("read", io_uring_prep_read, fd, into, offset);
-}
-// Writes, perhaps not all, and gives how many bytes (worker, for a file). A pipe without a reader
-// raises SIGPIPE: ignore it.
-inline auto write(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
-    return detail::transfer("write", io_uring_prep_write, fd, from, offset);
-}
-// The same with several buffers, at most 1,024.
-inline auto readv(int fd, std::span<const iovec> into, std::int64_t offset = -1) {
-    return detail::transfer("readv", io_uring_prep_readv, fd, into, offset);
-}
-inline auto writev(int fd, std::span<const iovec> from, std::int64_t offset = -1) {
-    return detail::transfer("writev", io_uring_prep_writev, fd, from, offset);
-}
-// Opens a file, close-on-exec (worker, with O_CREAT).
-inline auto open(const char* path, int flags, mode_t mode = 0) {
-    return detail::request<unique_fd>(
-        "open", io_uring_prep_openat, AT_FDCWD, path, flags | O_CLOEXEC, mode);
-}
-// Closes a descriptor, and tells of errors, which the destructor of a unique_fd cannot.
-inline auto close(int fd) { return detail::request<void>("close", io_uring_prep_close, fd); }
-inline auto close(unique_fd fd) {
-    return detail::request<void>("close", io_uring_prep_close, std::move(fd));
-}
-// Brings a file's data to the disk (worker). flags: IORING_FSYNC_DATASYNC.
-inline auto fsync(int fd, unsigned flags = 0) {
-    return detail::request<void>("fsync", io_uring_prep_fsync, fd, flags);
-}
-// Fills in `into`, which must live until the await is over (worker). flags as of statx(2).
-inline auto statx(const char* path, struct statx* into, int flags = 0, unsigned mask = 0xfff) {
-    return detail::request<void>("statx", io_uring_prep_statx, AT_FDCWD, path, flags, mask, into);
-}
-// Gives a file another name, in the place of one that has it (worker).
-inline auto rename(const char* from, const char* to) {
-    return detail::request<void>("rename", io_uring_prep_rename, from, to);
-}
-// Removes a file, or with AT_REMOVEDIR an empty directory (worker).
-inline auto unlink(const char* path, int flags = 0) {
-    return detail::request<void>("unlink", io_uring_prep_unlink, path, flags);
-}
-// Makes a directory (worker).
-inline auto mkdir(const char* path, mode_t mode = 0777) {
-    return detail::request<void>("mkdir", io_uring_prep_mkdir, path, mode);
-}
-// A new socket, close-on-exec.
-inline auto socket(int domain, int type, int protocol = 0) {
-    return detail::request<unique_fd>("socket", [=](io_uring_sqe* s) {
-        io_uring_prep_socket(s, domain, type | SOCK_CLOEXEC, protocol, 0);
-    });
-}
-// Connects; over when the peer has accepted or refused. The address is copied.
-inline auto connect(int fd, const sockaddr* address, socklen_t size) {
-    sockaddr_storage to;
-    std::memcpy(&to, address, std::min<std::size_t>(size, sizeof to));
-    return detail::request<void>("connect", io_uring_prep_connect, fd, to, size);
-}
-// For a server with many short connections see accept_many in recipes/multishot.hpp.
-// Takes a connection, close-on-exec. `address` and `size`, if given, receive the peer's. flags:
-// SOCK_NONBLOCK.
-inline auto accept(int fd, sockaddr* address = nullptr, socklen_t* size = nullptr, int flags = 0) {
-    return detail::request<unique_fd>(
-        "accept", io_uring_prep_accept, fd, address, size, flags | SOCK_CLOEXEC);
-}
-// Receives at most into.size() bytes; 0 is the end. With MSG_WAITALL: all of `into`, unless the
-// stream ends.
-inline auto recv(int fd, std::span<std::byte> into, int flags = 0) {
-    const auto prepare = [](auto... a) { io_uring_prep_recv(a...); };
-    return detail::transfer("recv", prepare, fd, into, flags);
-}
-// Sends, perhaps not all; with MSG_WAITALL all. A peer that is gone is EPIPE, not a signal.
-inline auto send(int fd, std::span<const std::byte> from, int flags = 0) {
-    const auto prepare = [](auto... a) { io_uring_prep_send(a...); };
-    return detail::transfer("send", prepare, fd, from, flags | MSG_NOSIGNAL);
-}
-// `message`, and what it points at, must live until the await is over.
-inline auto recvmsg(int fd, msghdr* message, unsigned flags = 0) {
-    return detail::request<std::size_t>("recvmsg", io_uring_prep_recvmsg, fd, message, flags);
-}
-inline auto sendmsg(int fd, const msghdr* message, unsigned flags = 0) {
-    return detail::request<std::size_t>(
-        "sendmsg", io_uring_prep_sendmsg, fd, message, flags | MSG_NOSIGNAL);
-}
-// For descriptors of other libraries, which read and write themselves when it is time.
-// Waits until one of `events` (POLLIN and so on) holds; gives those that do.
-inline auto poll(int fd, unsigned events) {
-    return detail::request<int>("poll", io_uring_prep_poll_add, fd, events);
-}
-// Moves at most n bytes from one descriptor to another, one of them a pipe (worker). -1: at the
-// file's position, and for a pipe.
-inline auto splice(int from, std::int64_t from_offset, int to, std::int64_t to_offset, unsigned n) {
-    const auto prepare = [=](io_uring_sqe* s, int fd) {
-        io_uring_prep_splice(s, fd, from_offset, to, to_offset, n, 0);
-    };
-    return detail::request<std::size_t>("splice", prepare, from);
-}
+//     co_await ringlet::io::op(io_uring_prep_fallocate, "fallocate", fd, 0, 0, size);
 //     auto advise = [&](io_uring_sqe* s) {
 //         io_uring_prep_fadvise(s, fd, 0, 0, POSIX_FADV_WILLNEED);
 //     };
 //     int r = co_await ringlet::io::op(advise, "fadvise").result();
 //
-// Any other: fill(io_uring_sqe*) prepares the request, and the await gives the kernel's number, or,
-// as io::op<unique_fd>, owns the descriptor that it is. `name`, and what the request points at,
-// must live until the await is over; `fill` is kept in it, and called when it begins.
-template <class R = int, class Fill> auto op(Fill fill, const char* name = "io::op") {
-    const auto prepare = [](io_uring_sqe* s, Fill& its) { its(s); };
-    return detail::request<R>(name, prepare, std::move(fill));
+// Any operation, and what those below are made of: fill(io_uring_sqe*) prepares the request, and
+// the await gives the kernel's number, or, as op<unique_fd>, owns the descriptor that it is. `name`,
+// and what the request points at, must live until the await is over; `fill` is kept in it, and
+// called when it begins. With arguments it is fill(sqe, arguments...), a function of liburing's or
+// another that only writes the request; they are kept as well: of a path, a copy.
+template <class R = int, class... A> auto op(auto fill, const char* name = "io::op", A... a) {
+    auto with = [fill = std::move(fill), ... its = detail::kept(std::move(a))](
+                    auto use) mutable { use(fill, its...); };
+    return detail::op<R, true, (sizeof...(a) > 0), decltype(with)>(name, std::move(with));
+}
+// Does nothing, by way of the kernel: what a round trip costs. (Has an argument, so is no program's
+// function that might do more than to write the request.)
+inline auto nop() {
+    return op<void>([](auto s, auto) { io_uring_prep_nop(s); }, "nop", detail::nothing());
+}
+// Reads at most into.size() bytes at `offset` (-1: at the file's position), and gives how many; 0
+// is the end.
+inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
+    return op<std::size_t>(io_uring_prep_read, "read", fd, into, detail::size_of(into), offset);
+}
+// Writes, perhaps not all, and gives how many bytes (worker, for a file). A pipe without a reader
+// raises SIGPIPE: ignore it.
+inline auto write(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
+    return op<std::size_t>(io_uring_prep_write, "write", fd, from, detail::size_of(from), offset);
+}
+// The same with several buffers, at most 1,024.
+inline auto readv(int fd, std::span<const iovec> into, std::int64_t offset = -1) {
+    return op<std::size_t>(io_uring_prep_readv, "readv", fd, into, detail::size_of(into), offset);
+}
+inline auto writev(int fd, std::span<const iovec> from, std::int64_t offset = -1) {
+    return op<std::size_t>(io_uring_prep_writev, "writev", fd, from, detail::size_of(from), offset);
+}
+// Opens a file, close-on-exec (worker, with O_CREAT).
+inline auto open(const char* path, int flags, mode_t mode = 0) {
+    return op<unique_fd>(io_uring_prep_openat, "open", AT_FDCWD, path, flags | O_CLOEXEC, mode);
+}
+// Closes a descriptor, and tells of errors, which the destructor of a unique_fd cannot.
+inline auto close(int fd) { return op<void>(io_uring_prep_close, "close", fd); }
+inline auto close(unique_fd fd) { return op<void>(io_uring_prep_close, "close", std::move(fd)); }
+// Brings a file's data to the disk (worker). flags: IORING_FSYNC_DATASYNC.
+inline auto fsync(int fd, unsigned flags = 0) {
+    return op<void>(io_uring_prep_fsync, "fsync", fd, flags);
+}
+// Fills in `into`, which must live until the await is over (worker). flags as of statx(2).
+inline auto statx(const char* path, struct statx* into, int flags = 0, unsigned mask = 0xfff) {
+    return op<void>(io_uring_prep_statx, "statx", AT_FDCWD, path, flags, mask, into);
+}
+// Gives a file another name, in the place of one that has it (worker).
+inline auto rename(const char* from, const char* to) {
+    return op<void>(io_uring_prep_rename, "rename", from, to);
+}
+// Removes a file, or with AT_REMOVEDIR an empty directory (worker).
+inline auto unlink(const char* path, int flags = 0) {
+    return op<void>(io_uring_prep_unlink, "unlink", path, flags);
+}
+// Makes a directory (worker).
+inline auto mkdir(const char* path, mode_t mode = 0777) {
+    return op<void>(io_uring_prep_mkdir, "mkdir", path, mode);
+}
+// A new socket, close-on-exec.
+inline auto socket(int domain, int type, int protocol = 0) {
+    const auto fill = [=](io_uring_sqe* s) {
+        io_uring_prep_socket(s, domain, type | SOCK_CLOEXEC, protocol, 0);
+    };
+    return op<unique_fd>(fill, "socket");
+}
+// Connects; over when the peer has accepted or refused. The address is copied.
+inline auto connect(int fd, const sockaddr* address, socklen_t size) {
+    sockaddr_storage to;
+    std::memcpy(&to, address, std::min<std::size_t>(size, sizeof to));
+    return op<void>(io_uring_prep_connect, "connect", fd, to, size);
+}
+// For a server with many short connections see accept_many in recipes/multishot.hpp.
+// Takes a connection, close-on-exec. `address` and `size`, if given, receive the peer's. flags:
+// SOCK_NONBLOCK.
+inline auto accept(int fd, sockaddr* address = nullptr, socklen_t* size = nullptr, int flags = 0) {
+    return op<unique_fd>(io_uring_prep_accept, "accept", fd, address, size, flags | SOCK_CLOEXEC);
+}
+// Receives at most into.size() bytes; 0 is the end. With MSG_WAITALL: all of `into`, unless the
+// stream ends.
+inline auto recv(int fd, std::span<std::byte> into, int flags = 0) {
+    const auto fill = [](auto... a) { io_uring_prep_recv(a...); };
+    return op<std::size_t>(fill, "recv", fd, into, detail::size_of(into), flags);
+}
+// Sends, perhaps not all; with MSG_WAITALL all. A peer that is gone is EPIPE, not a signal.
+inline auto send(int fd, std::span<const std::byte> from, int flags = 0) {
+    const auto fill = [](auto... a) { io_uring_prep_send(a...); };
+    return op<std::size_t>(fill, "send", fd, from, detail::size_of(from), flags | MSG_NOSIGNAL);
+}
+// `message`, and what it points at, must live until the await is over.
+inline auto recvmsg(int fd, msghdr* message, unsigned flags = 0) {
+    return op<std::size_t>(io_uring_prep_recvmsg, "recvmsg", fd, message, flags);
+}
+inline auto sendmsg(int fd, const msghdr* message, unsigned flags = 0) {
+    return op<std::size_t>(io_uring_prep_sendmsg, "sendmsg", fd, message, flags | MSG_NOSIGNAL);
+}
+// For descriptors of other libraries, which read and write themselves when it is time.
+// Waits until one of `events` (POLLIN and so on) holds; gives those that do.
+inline auto poll(int fd, unsigned events) { return op(io_uring_prep_poll_add, "poll", fd, events); }
+// Moves at most n bytes from one descriptor to another, one of them a pipe (worker). -1: at the
+// file's position, and for a pipe.
+inline auto splice(int from, std::int64_t from_offset, int to, std::int64_t to_offset, unsigned n) {
+    const auto fill = [=](io_uring_sqe* s, int fd) {
+        io_uring_prep_splice(s, fd, from_offset, to, to_offset, n, 0);
+    };
+    return op<std::size_t>(fill, "splice", from);
 }
 
 // A child's end is no operation on a descriptor, unless one asks for a descriptor of the process:
