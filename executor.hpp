@@ -309,16 +309,15 @@ private:
     }
     static void list(const detail::ring& jobs, std::string& out, std::size_t depth) {
         jobs.each<detail::job>([&](const detail::job& j) {
-            out.append(2 * depth, ' ').append("task spawned at ");
-            detail::append_place(out, j.origin());
-            if (j.waiting) j.waiting->describe(out += " waits for ");
+            out.append(2 * depth, ' ').append("task spawned at " + detail::text_of(j.origin()));
+            if (j.waiting) out += " waits for " + j.waiting->describe();
             else if (j.is(detail::job::suspended)) out += " waits for a waker";
             else out += j.is(detail::job::scheduled) ? " is runnable" : " runs";
-            detail::append_place(out += " at ", j.awaits_at());
-            for (const detail::section* s = j.inner; s; s = s->outer)
-                if (!s->over())
-                    s->describe(out += ", in "),
-                        detail::append_place(out += " at ", j.place_of(s->where, s->outer));
+            out += " at " + detail::text_of(j.awaits_at());
+            for (const detail::section* s = j.inner; s; s = s->outer) {
+                const auto place = j.place_of(s->where, s->outer);
+                if (!s->over()) out += ", in " + s->describe() + " at " + detail::text_of(place);
+            }
             out += '\n';
             if (j.children()) list(*j.children(), out, depth + 1);
         });
@@ -662,7 +661,7 @@ private:
         auto& line() { return to.senders; }
         [[gnu::always_inline]] int pass() { return to.pass(std::move(value)) ? 1 : 2 * to.closed; }
         void await_resume() const { this->over == 1 ? void() : throw channel_closed(); }
-        void describe(std::string& out) const override { out += "send"; }
+        std::string describe() const override { return "send"; }
     };
     struct [[nodiscard]] receiving final : detail::in_line<receiving> {
         channel& from;
@@ -674,7 +673,7 @@ private:
             return from.closed;
         }
         std::optional<T> await_resume() { return std::move(value); }
-        void describe(std::string& out) const override { out += "recv"; }
+        std::string describe() const override { return "recv"; }
     };
     // Into the frame of who waits for it, or into the items. (Once it is closed no receiver waits.)
     template <class U> [[gnu::always_inline]] bool pass(U&& value) {

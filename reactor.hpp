@@ -419,13 +419,13 @@ inline auto given(sockaddr_storage& to) { return reinterpret_cast<const sockaddr
 template <class T> T* given(copied<T>& copy) { return copy.data(); }
 
 // What a request works on, for its error: the first argument that is a path or a descriptor.
-inline void append_subject(std::string&, const auto&...) {}
-inline void append_subject(std::string& out, const copied<char>& path, const auto&...) {
-    out.append(" ").append(path.data());
+inline std::string subject(const auto&...) { return {}; }
+inline std::string subject(const copied<char>& path, const auto&...) {
+    return ' ' + std::string(path.data());
 }
-inline void append_subject(std::string& out, int fd, const auto&... others) {
-    if (fd == AT_FDCWD) return append_subject(out, others...);
-    out.append(" on descriptor ").append(std::to_string(fd));
+inline std::string subject(int fd, const auto&... others) {
+    if (fd == AT_FDCWD) return subject(others...);
+    return " on descriptor " + std::to_string(fd);
 }
 
 // Is that a path, or a descriptor of a file? What is done with one ends by itself.
@@ -494,11 +494,7 @@ private:
         });
         in = &r;
     }
-    [[noreturn, gnu::cold]] void raise(int error) const {
-        std::string what;
-        describe(what);
-        fail(error, what);
-    }
+    [[noreturn, gnu::cold]] void raise(int error) const { fail(error, describe()); }
     [[gnu::noinline]] void reclaim() {
         owner = nullptr;  // which is ending
         if (in->cancel(this))
@@ -509,14 +505,14 @@ private:
     // there are chains, whose first part may have failed. With another descriptor it may be that
     // somebody did cancel it.
     [[gnu::noinline]] void rare(int n, unsigned flags) {
-        bool again = n == -ECANCELED && owner && !owner->stopping && !in->chained;
-        if (again) with([&](auto&, const auto&... a) { again = on_file(a...); });
-        if (again && in->has_room() && tries-- > 0) return submit(*in);
+        const auto again = [](auto&, const auto&... a) { return on_file(a...); };
+        if (n == -ECANCELED && owner && !owner->stopping && !in->chained && with(again))
+            if (in->has_room() && tries-- > 0) return submit(*in);
         ended(n == -512 ? -EINTR : n, flags);  // ERESTARTSYS, which the kernel should have kept
     }
     bool interrupt(job&) noexcept override { return !in->cancel(this); }
-    void describe(std::string& out) const override {
-        with([&](auto&, const auto&... a) { append_subject(out += name, a...); });
+    std::string describe() const override {
+        return with([this](auto&, const auto&... a) { return name + subject(a...); });
     }
     // The job may have ended in the meantime only if this op is being destroyed, and then `owner`
     // is none: see the destructor, which is waiting for just this call.
@@ -567,7 +563,7 @@ namespace io {
 // another that only writes the request; they are kept as well: of a path, a copy.
 template <class R = int, class... A> auto op(auto fill, const char* name = "io::op", A... a) {
     auto with = [fill = std::move(fill), ... its = detail::kept(std::move(a))](
-                    auto use) mutable { use(fill, its...); };
+                    auto use) mutable { return use(fill, its...); };
     return detail::op<R, true, (sizeof...(a) > 0), decltype(with)>(name, std::move(with));
 }
 // Does nothing, by way of the kernel: what a round trip costs. (Has an argument, so is no program's

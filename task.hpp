@@ -254,7 +254,7 @@ struct wait {
     // still write into a buffer), and calls job::let_go or job::fulfil later.
     virtual bool interrupt(job&) noexcept = 0;
     virtual void finished(job&) noexcept {}                   // a child of this group has ended
-    virtual void describe(std::string&) const {}              // adds "sleep, 19988 us left"
+    virtual std::string describe() const { return {}; }       // "sleep, 19988 us left"
     virtual const ring* children() const { return nullptr; }  // for those who list jobs
 };
 
@@ -273,7 +273,7 @@ struct section {
     bool stopped = false;
     bool over() const { return !inside || inside.done(); }
     virtual void drop() noexcept = 0;  // destroys the frames inside
-    virtual void describe(std::string& out) const = 0;
+    virtual std::string describe() const = 0;
 };
 
 // Where a job goes when it is to run: to the end of an executor's queue, which is so frequent that
@@ -284,9 +284,7 @@ struct scheduler {
     virtual void schedule(job&, schedule_info) noexcept = 0;
 };
 
-inline void append_place(std::string& out, source place) {
-    out.append(place.file_name()).append(":").append(std::to_string(place.line()));
-}
+inline std::string text_of(source at) { return at.file_name() + (':' + std::to_string(at.line())); }
 
 // What every frame begins with, behind two pointers of the compiler's.
 struct called {
@@ -529,13 +527,13 @@ private:
         if (error && !silent) std::rethrow_exception(error);
     }
     [[noreturn]] void complain() {
-        std::string text =
-            "ringlet: a task came back without a wait: a co_await in a condition, with "
-            "g++ 12.2 (write `auto x = co_await ...; if (x)`), or an awaiter that is "
-            "not ringlet's (use ringlet::suspend). It was spawned at ";
-        append_place(text, origin());
+        const std::string place = text_of(origin());
         abandon();
-        throw std::logic_error(text);
+        throw std::logic_error(
+            "ringlet: a task came back without a wait: a co_await in a condition, with g++ 12.2 "
+            "(write `auto x = co_await ...; if (x)`), or an awaiter that is not ringlet's (use "
+            "ringlet::suspend). It was spawned at "
+            + place);
     }
 };
 
@@ -890,7 +888,7 @@ template <class T, bool Try> struct [[nodiscard]] join_wait final : waits<join_w
         else return ended->take();
     }
     bool interrupt(job&) noexcept override { return other->watcher = nullptr, true; }
-    void describe(std::string& out) const override { out += "join"; }
+    std::string describe() const override { return "join"; }
 };
 
 // Waits for a waker, and is no wait to the job: there is nobody to ask whether it may be destroyed.
@@ -1044,7 +1042,7 @@ struct [[nodiscard]] group : waits<group> {
             owner->let_go(result ? job::fulfilled : 0);  // which may be the end of this group
         } else if (j.lost || mode == any) stop();
     }
-    void describe(std::string& out) const override { out += name; }
+    std::string describe() const override { return name; }
     const ring* children() const override { return &members; }
 };
 

@@ -108,10 +108,10 @@ public:
         void leave() {  // whoever has one calls this at its end
             if (heap) heap->remove(*this);
         }
-        void append_left(std::string& out) const {
-            if (deadline == parker::never) return void(out += ", for ever");
-            const auto left = std::max(deadline - virtual_time::nanoseconds(), parker::now);
-            out.append(", ").append(std::to_string(left / 1000)).append(" us left");
+        std::string left() const {
+            if (deadline == parker::never) return ", for ever";
+            const auto ns = std::max(deadline - virtual_time::nanoseconds(), parker::now);
+            return ", " + std::to_string(ns / 1000) + " us left";
         }
     };
 
@@ -231,7 +231,7 @@ struct [[nodiscard]] sleep final : waits<sleep>, timer_heap::timer {
     void await_resume() const noexcept {}
 
     bool interrupt(job&) noexcept override { return leave(), true; }
-    void describe(std::string& out) const override { append_left(out += "sleep"); }
+    std::string describe() const override { return "sleep" + left(); }
     void expire() noexcept override { owner->let_go(); }
 };
 
@@ -289,7 +289,7 @@ template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_h
     void expire() noexcept override {
         if (!over()) stopped = true, owner->stop();
     }
-    void describe(std::string& out) const override { append_left(out += "timeout"); }
+    std::string describe() const override { return "timeout" + left(); }
 };
 
 }  // namespace detail

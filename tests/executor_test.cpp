@@ -2103,7 +2103,7 @@ TEST_CASE("hooks: a job that the end of its executor gives up is told as finishe
         ex.hooks.on_finish = [](void* c, const job_info&) { ++static_cast<told*>(c)->finished; };
         struct [[nodiscard]] stubborn final : ringlet::detail::waits<stubborn> {
             bool interrupt(ringlet::detail::job&) noexcept override { return false; }
-            void describe(std::string& out) const override { out += "nothing that ever comes"; }
+            std::string describe() const override { return "nothing that ever comes"; }
             void await_resume() const noexcept {}
         };
         auto inner = []() -> task<> { co_await stubborn(); };
