@@ -84,11 +84,10 @@ public:
     int get() const noexcept { return fd; }
     int release() noexcept { return std::exchange(fd, -1); }
     void reset(int other = -1) noexcept { *this = unique_fd(other); }
-    explicit operator bool() const& noexcept { return fd >= 0; }
-    explicit operator bool() && noexcept { return fd >= 0; }
+    explicit operator bool() const noexcept { return fd >= 0; }
     // Reads as a descriptor where one is wanted, but not from a temporary, which closes it.
     operator int() const& noexcept { return fd; }
-    operator int() && = delete;
+    operator int() const&& = delete;
 
 private:
     int fd;
@@ -557,10 +556,10 @@ namespace io {
 //     int r = co_await ringlet::io::op(advise, "fadvise").result();
 //
 // Any operation, and what those below are made of: fill(io_uring_sqe*) prepares the request, and
-// the await gives the kernel's number, or, as op<unique_fd>, owns the descriptor that it is. `name`,
-// and what the request points at, must live until the await is over; `fill` is kept in it, and
-// called when it begins. With arguments it is fill(sqe, arguments...), a function of liburing's or
-// another that only writes the request; they are kept as well: of a path, a copy.
+// the await gives the kernel's number, or, as op<unique_fd>, owns the descriptor that it is.
+// `name`, and what the request points at, must live until the await is over; `fill` is kept in it,
+// and called when it begins. With arguments it is fill(sqe, arguments...), a function of liburing's
+// or another that only writes the request; they are kept as well: of a path, a copy.
 template <class R = int, class... A> auto op(auto fill, const char* name = "io::op", A... a) {
     auto with = [fill = std::move(fill), ... its = detail::kept(std::move(a))](
                     auto use) mutable { return use(fill, its...); };
