@@ -538,6 +538,19 @@ private:
 // Of bytes, no more than the kernel takes at once; of buffers, their number.
 unsigned size_of(const auto& v) { return static_cast<unsigned>(std::min(v.size(), 0x7ffff000ul)); }
 
+// For read_exactly and write_all, which are at the end: one transfer after the other. To transfer
+// nothing is an error of `reader`, if that is set: the end has come.
+template <auto Once>
+task<std::size_t> whole(int fd, auto bytes, std::int64_t offset, const char* reader = nullptr) {
+    std::size_t done = 0;
+    for (std::size_t n = 0; done < bytes.size(); done += n) {
+        n = co_await Once(fd, bytes.subspan(done), offset);
+        if (n == 0 && reader) fail(ENODATA, reader + subject(fd));
+        if (offset >= 0) offset += static_cast<std::int64_t>(n);
+    }
+    co_return done;
+}
+
 }  // namespace detail
 
 // The operations. Awaiting one gives its value, or throws std::system_error with its name and what
@@ -667,7 +680,7 @@ inline auto splice(int from, std::int64_t from_offset, int to, std::int64_t to_o
 // that becomes readable then, and is waited for like any other.
 //
 // Waits for the end of a child process; gives its status, as of waitpid(2). A waitid by the ring
-// (Linux 6.7) would do it too; a descriptor of the process has worked since 5.3. Templates, as all
+// (Linux 6.7) would do it too; a descriptor of the process has worked since 5.3. A template, as all
 // coroutines of the headers: inline functions may be emitted twice by g++, if they are coroutines.
 template <class = void> task<int> wait_pid(pid_t pid) {
     siginfo_t info;  // a process that is no child could be waited for as well, but has no status
@@ -684,25 +697,12 @@ template <class = void> task<int> wait_pid(pid_t pid) {
 //
 // Reads until `into` is full; gives its size. Throws std::system_error(ENODATA) if the end comes
 // before that.
-template <class = void>
-task<std::size_t> read_exactly(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
-    std::size_t done = 0;
-    for (std::size_t n = 0; done < into.size(); done += n) {
-        n = co_await read(fd, into.subspan(done), offset);
-        if (n == 0) detail::fail(ENODATA, "read_exactly on descriptor " + std::to_string(fd));
-        if (offset >= 0) offset += static_cast<std::int64_t>(n);
-    }
-    co_return done;
+inline auto read_exactly(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
+    return detail::whole<read>(fd, into, offset, "read_exactly");
 }
 // Writes all of `from`; gives its size.
-template <class = void>
-task<std::size_t> write_all(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
-    std::size_t done = 0;
-    for (std::size_t n = 0; done < from.size(); done += n) {
-        n = co_await write(fd, from.subspan(done), offset);
-        if (offset >= 0) offset += static_cast<std::int64_t>(n);
-    }
-    co_return done;
+inline auto write_all(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
+    return detail::whole<write>(fd, from, offset);
 }
 
 }  // namespace io
