@@ -156,7 +156,6 @@ namespace detail {
 using source = std::source_location;
 struct nothing {};  // what a task<> gives where a value is expected
 
-template <class T> struct job_of;
 template <class T, bool Try> struct join_wait;
 
 // What comes from the pool.
@@ -644,11 +643,13 @@ public:
     };
     // Runs the task as a part of the awaiting one; gives its value or rethrows its exception.
     // Throws std::logic_error if it has been awaited or spawned already.
-    auto operator co_await() && { return awaiter(take()); }
+    auto operator co_await() && {
+        if (!frame) throw std::logic_error("ringlet: a task is awaited or spawned twice");
+        return awaiter(std::move(frame));
+    }
     void operator co_await() & = delete;  // it is used up: write co_await std::move(task)
 
 private:
-    template <class U> friend struct detail::job_of;
     using owner = std::unique_ptr<promise_type, detail::ends_with<&promise_type::destroy>>;
 
     // Resumes the callee on the caller's stack. If it ends without suspending, which is the common
@@ -669,10 +670,6 @@ private:
     };
 
     explicit task(promise_type* p) : frame(p) {}
-    owner take() {
-        if (!frame) throw std::logic_error("ringlet: a task is awaited or spawned twice");
-        return std::move(frame);
-    }
     owner frame;
 };
 
@@ -753,7 +750,8 @@ template <class T> struct job_of : job {
         promise->outcome = &outcome;
         promise->caller = static_cast<job*>(this);
     }
-    static auto frame_of(task<T>& work) { return work.take(); }
+    // What the task would give its awaiter.
+    static auto frame_of(task<T>& work) { return std::move(work).operator co_await().callee; }
     std::exception_ptr discard() noexcept override { return outcome.discard(); }
     // Is there a value, and nobody but the handle? (A job that is lost or has failed shows another
     // phase.) Then its await may free the job without a virtual call: nothing but the value is to
