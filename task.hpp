@@ -167,8 +167,7 @@ struct pooled {
 // The same for containers.
 template <class T> struct pool_allocator {
     using value_type = T;
-    pool_allocator() = default;
-    template <class U> pool_allocator(const pool_allocator<U>&) {}
+    template <class... U> pool_allocator(const pool_allocator<U>&...) {}  // of one, or of none
     T* allocate(std::size_t n) { return static_cast<T*>(frame_pool::allocate(n * sizeof(T))); }
     void deallocate(T* p, std::size_t n) { frame_pool::deallocate(p, n * sizeof(T)); }
     bool operator==(const pool_allocator&) const { return true; }
@@ -226,8 +225,6 @@ struct job;
 // joins, and not before: most awaits at a channel never have to wait.
 struct linked {
     linked *before, *after;  // from join() on
-    linked() {}
-    linked(linked&&) noexcept {}  // what has a place in a list is not moved any more
     void join(linked& list) {
         before = std::exchange(list.before, this);
         after = &list;
@@ -691,9 +688,7 @@ class waker {
 public:
     waker() = default;
     waker(detail::job& j, std::uint64_t r) : job(&j), run(r) { ++j.references; }
-    waker(const waker& other) : job(other.job.get()), run(other.run) {
-        if (job) ++job->references;
-    }
+    waker(const waker& other) : waker(other.job ? waker(*other.job, other.run) : waker()) {}
     waker(waker&&) = default;
     waker& operator=(waker other) noexcept { return job.swap(other.job), run = other.run, *this; }
     explicit operator bool() const { return job != nullptr; }
