@@ -798,11 +798,11 @@ public:
         if (job) job.release()->detach();
     }
     // T: the value. Rethrows the job's exception; throws task_cancelled if it was cancelled.
-    auto operator co_await() && { return detail::join_wait<T, false>(*this); }
+    auto operator co_await() && { return detail::join_wait<T, false>(job); }
     void operator co_await() & = delete;  // it is used up: write co_await std::move(handle)
     // std::optional<T>: nullopt where the plain await throws task_cancelled. For void it is a bool,
     // for U& a U*.
-    auto try_join() && { return detail::join_wait<T, true>(*this); }
+    auto try_join() && { return detail::join_wait<T, true>(job); }
     // Cancels the job now; the await gives what try_join does, when the job's frames are gone.
     auto cancel() && {
         if (job) job->cancel();
@@ -810,7 +810,6 @@ public:
     }
 
 private:
-    template <class U, bool Try> friend struct detail::join_wait;
     detail::owned<T> job;
 };
 
@@ -857,26 +856,27 @@ template <class W, class Base = wait> struct waits : Base {
 // Waits for the end of another job. A joiner that is cancelled only stops watching: the other job
 // is cancelled by its handle, if that goes with the joiner's frame.
 template <class T, bool Try> struct [[nodiscard]] join_wait final : waits<join_wait<T, Try>> {
-    join_handle<T>& handle;
+    owned<T>& handle;
     job* other;  // from await_ready on: the handle may be detached or moved meanwhile
-    explicit join_wait(join_handle<T>& h) : handle(h) {}
+    explicit join_wait(owned<T>& h) : handle(h) {}
     bool await_ready() {
-        other = handle.job.get();
-        return (other && (handle.done() || !other->watcher)) || refuse(), handle.done();
+        other = handle.get();
+        constexpr auto ended = job::ended;
+        return (other && (other->is(ended) || !other->watcher)) || refuse(), other->is(ended);
     }
     [[noreturn]] static bool refuse() {
         throw std::logic_error("ringlet: a join_handle is awaited that is empty, or twice at once");
     }
     void start(job& owner) { other->watcher = &owner; }
     [[gnu::always_inline]] decltype(auto) await_resume() {
-        if (!handle || !handle.job->plain()) return rare();
-        const std::unique_ptr<job_of<T>, ends_with<&job_of<T>::free>> ended(handle.job.release());
+        if (!handle || !handle->plain()) return rare();
+        const std::unique_ptr<job_of<T>, ends_with<&job_of<T>::free>> ended(handle.release());
         if constexpr (Try) return ended->outcome.attempt(false);
         else return ended->outcome.given();
     }
     [[gnu::noinline]] decltype(auto) rare() {
-        if (!handle || !handle.done()) refuse();  // it has been taken, or another has come
-        const owned<T> ended(std::move(handle.job));
+        if (!handle || !handle->is(job::ended)) refuse();  // taken meanwhile, or another has come
+        const owned<T> ended(std::move(handle));
         if constexpr (Try) return ended->attempt();
         else return ended->take();
     }
