@@ -400,14 +400,10 @@ template <detail::awaitable A>
 // lambda, whose captures would otherwise be gone at its first suspension. With arguments the place
 // of the spawn is that of the running task's last co_await: they leave no room for a default. (With
 // g++ 12 a default argument of f must not be an aggregate: it would be destroyed twice.)
-template <class F>
-requires std::is_invocable_v<F&>
-auto spawn(F f, detail::source place = detail::source::current()) {
+template <detail::callable F> auto spawn(F f, detail::source place = detail::source::current()) {
     return spawn(detail::call(std::move(f)), place);
 }
-template <class F, class A, class... B>
-requires std::is_invocable_v<F&, A, B...>
-auto spawn(F f, A a, B... b) {
+template <class A, class... B, detail::callable<A, B...> F> auto spawn(F f, A a, B... b) {
     return spawn(detail::call(std::move(f), std::move(a), std::move(b)...), detail::last_place());
 }
 
@@ -557,9 +553,7 @@ template <class F> struct [[nodiscard]] scoping final : group {
 // Runs the task f(scope_ref), and gives its value when it and all children that it spawned in the
 // scope have ended: so they may borrow what lives in this frame. The first exception cancels the
 // others, and is rethrown when they have ended.
-template <class F>
-requires std::is_invocable_v<F&, scope_ref>
-auto scope(F f) { return detail::scoping<F>(std::move(f)); }
+template <detail::callable<scope_ref> F> auto scope(F f) { return detail::scoping(std::move(f)); }
 
 // ---- 5. Channels --------------------------------------------------------------------------------
 

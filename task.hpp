@@ -155,6 +155,7 @@ namespace detail {
 
 using source = std::source_location;
 struct nothing {};  // what a task<> gives where a value is expected
+template <class F, class... A> concept callable = std::is_invocable_v<F&, A...>;
 
 template <class T, bool Try> struct join_wait;
 
@@ -772,8 +773,7 @@ template <class T, class S> struct scheduled_job final : job_of<T>, scheduler {
         : job_of<T>(promise, *this, place, nullptr), function(std::move(s)) {}
     void schedule(job& which, schedule_info info) noexcept override {
         const waker stays(*this, 0);
-        if constexpr (std::is_invocable_v<S&, runnable, schedule_info>)
-            function(runnable(which), info);
+        if constexpr (callable<S, runnable, schedule_info>) function(runnable(which), info);
         else function(runnable(which));
     }
 };
@@ -819,13 +819,12 @@ private:
 // runnable. One allocation beside the task's frame. Throws std::bad_alloc, and std::logic_error for
 // a task that has been awaited or spawned already.
 template <class T, class S>
-requires(std::is_invocable_v<S&, runnable> || std::is_invocable_v<S&, runnable, schedule_info>)
-    std::pair<runnable, join_handle<T>> spawn(
-        task<T> work, S schedule, detail::source place = detail::source::current()) {
+requires detail::callable<S, runnable> || detail::callable<S, runnable, schedule_info>
+auto spawn(task<T> work, S schedule, detail::source place = detail::source::current()) {
     auto frame = detail::job_of<T>::frame_of(work);
     auto& job = *new detail::scheduled_job<T, S>(frame.get(), std::move(schedule), place);
     frame.release();  // only now: to move the schedule function may throw
-    return {runnable(job), join_handle<T>(job)};
+    return std::pair(runnable(job), join_handle<T>(job));
 }
 
 // ---- 5. Awaits ----------------------------------------------------------------------------------
@@ -1050,12 +1049,9 @@ template <class T> struct [[nodiscard]] shielded final : group {
 
 }  // namespace detail
 
-// Waits for anything: once the job is suspended it calls hand_over(waker), and goes on when that
-// waker is woken. Gives what hand_over returned, throws what it threw. In a job that is to stop
-// hand_over is not called.
-template <class F>
-requires std::is_invocable_v<F&, waker>
-auto suspend(F hand_over) { return detail::suspension<F>(std::move(hand_over)); }
+// Waits for anything: once the job is suspended it calls f(waker), and goes on when that waker is
+// woken. Gives what f returned, throws what it threw. In a job that is to stop f is not called.
+template <detail::callable<waker> F> auto suspend(F f) { return detail::suspension(std::move(f)); }
 
 // Runs a task, or another awaitable, to its end even if the awaiting job is cancelled meanwhile, or
 // has been cancelled already; the cancel takes effect at the first suspension after it. For cleanup
