@@ -579,11 +579,10 @@ template <class W> struct in_line : waits<W>, linked {
     in_line() {}
     in_line(in_line&&) noexcept {}
     [[gnu::always_inline]] bool await_ready() {
-        if (!job::current->spend()) [[unlikely]]
-            return pass_late(), false;
+        if (!job::current->spend()) return pass_late(), false;
         return (over = static_cast<W&>(*this).pass()) != 0;
     }
-    [[gnu::noinline]] void pass_late() {
+    [[gnu::cold]] void pass_late() {
         over = job::current->stopping ? 0 : static_cast<W&>(*this).pass();
     }
     bool insists() const { return over; }

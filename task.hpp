@@ -400,8 +400,7 @@ struct job : pooled, linked {
         point = h, where = place, left = budget;
         if (w) phase = 0;  // who woke the job before this has not ended the wait
         if (begins) waiting = w, start();
-        if (stopping || !(w || references)) [[unlikely]]
-            phase |= look;
+        if (stopping || !(w || references)) phase |= look;
         phase |= suspended;
     }
     // May a wait that is over at once go on without suspending? If not it suspends all the same.
