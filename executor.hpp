@@ -593,7 +593,8 @@ template <class W> struct in_line : waits<W>, linked {
         j.fulfil();
     }
     bool interrupt(job&) noexcept override { return unlink(), true; }
-    void done() { unlink(), owner->resume_for(job::fulfilled); }
+    void leave(unsigned result) { unlink(), owner->resume_for(result); }  // may run on the spot
+    void done() { leave(job::fulfilled); }
 };
 
 }  // namespace detail
@@ -695,11 +696,7 @@ private:
     template <class W> static W& first(detail::ring& line) { return static_cast<W&>(*line.after); }
     template <class W> static void dismiss(detail::ring& line) {
         detail::ring all(std::move(line));
-        while (!all.empty()) {
-            auto& w = first<W>(all);
-            w.unlink();
-            w.owner->let_go();  // which may run the job on the spot, and be the end of the channel
-        }
+        while (!all.empty()) first<W>(all).leave(0);  // which may be the end of the channel
     }
 
     std::size_t capacity;
