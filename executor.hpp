@@ -507,10 +507,8 @@ public:
     template <detail::awaitable A>
     void spawn(A work, detail::source place = detail::source::current()) const {
         auto& j = *group->add(detail::as_task(std::move(work))).release();
-        j.spawned = j.where = place;
-        if (!group->owner || group->owner->waiting != group) return;  // the group has yet to start
-        if (group->stopping) j.cancel();
-        j.schedule();
+        // Before that it is left to start().
+        if (group->owner && group->owner->waiting == group) group->begin(j, place);
     }
 
 private:

@@ -986,13 +986,15 @@ struct [[nodiscard]] group : waits<group> {
     bool insists() const { return mode == shield; }
     void start(job& of) {
         owner = &of;
-        for_each([this](job& j) {
-            j.spawned = j.where = owner->where;
-            if (stopping) j.cancel();
-            j.schedule();
-        });
+        for_each([this](job& j) { begin(j, owner->where); });
         if (stopping) for_each([](job& j) { j.cancel(); });
         if (members.empty() && missing <= 0) owner->spend(), owner->fulfil();  // there were none
+    }
+    // A child is spawned at `place`, and runnable.
+    void begin(job& j, source place) {
+        j.spawned = j.where = place;
+        if (stopping) j.cancel();
+        j.schedule();
     }
     // Cancels the children that have not ended. They end in their own runs, later: until the last
     // of them has, the group waits, and its owner with it. While start() is at work (the owner is
