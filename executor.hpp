@@ -500,6 +500,8 @@ template <detail::awaitable A> auto when_any(std::vector<A> work) {
 // Starts children in a scope, for as long as that lasts. Copyable; children may have it too, and
 // spawn their siblings.
 class scope_ref {
+    detail::group* group;
+
 public:
     explicit scope_ref(detail::group& g) : group(&g) {}
     // The child goes to the end of the queue; its value is dropped. Throws what executor::spawn
@@ -510,9 +512,6 @@ public:
         // Before that it is left to start().
         if (group->owner && group->owner->waiting == group) group->begin(j, place);
     }
-
-private:
-    detail::group* group;
 };
 namespace detail {
 

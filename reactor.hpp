@@ -73,6 +73,8 @@ inline std::int64_t monotonic() {
 // The owner of a descriptor: what open, socket and accept give. If the task that was to get it has
 // been cancelled by then, it closes itself like any other object that is not needed any more.
 class unique_fd {
+    int fd;
+
 public:
     explicit unique_fd(int descriptor = -1) noexcept : fd(descriptor) {}
     unique_fd(unique_fd&& other) noexcept : fd(other.release()) {}
@@ -88,9 +90,6 @@ public:
     // Reads as a descriptor where one is wanted, but not from a temporary, which closes it.
     operator int() const& noexcept { return fd; }
     operator int() const&& = delete;
-
-private:
-    int fd;
 };
 
 // ---- 2. The ring --------------------------------------------------------------------------------

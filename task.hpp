@@ -685,6 +685,9 @@ private:
 // so no await is resumed by an old waker, and none has to check. Copyable, counted; may outlive the
 // job. Dropping the last waker of a detached job that waits for nothing else cancels it.
 class waker {
+    std::unique_ptr<detail::job, detail::ends_with<&detail::job::release>> job;
+    std::uint64_t run = 0;
+
 public:
     waker() = default;
     waker(detail::job& j, std::uint64_t r) : job(&j), run(r) { ++j.references; }
@@ -699,16 +702,14 @@ public:
     }
     // Are they the same job's?
     bool wakes(const waker& other) const { return job == other.job; }
-
-private:
-    std::unique_ptr<detail::job, detail::ends_with<&detail::job::release>> job;
-    std::uint64_t run = 0;
 };
 
 // The right to run a job once, up to its next suspension. At most one exists for a job. Move-only.
 // Dropping it cancels the job, on the spot, which may schedule others: so a queue of them is
 // emptied one by one.
 class runnable {
+    std::unique_ptr<detail::job, detail::ends_with<&detail::job::abandon>> job;
+
 public:
     explicit runnable(detail::job& j) : job(&j) {}
     explicit operator bool() const { return job != nullptr; }
@@ -728,9 +729,6 @@ public:
     // As a plain pointer, through an interface in C, and back. In between nobody owns it.
     void* release() && { return job.release(); }
     static runnable from(void* p) { return runnable(*static_cast<detail::job*>(p)); }
-
-private:
-    std::unique_ptr<detail::job, detail::ends_with<&detail::job::abandon>> job;
 };
 
 namespace detail {
@@ -784,6 +782,8 @@ template <class T, class S> struct scheduled_job final : job_of<T>, scheduler {
 // job is cancelled meanwhile, nothing has happened to the handle. Awaiting an empty one throws
 // std::logic_error.
 template <class T = void> class [[nodiscard]] join_handle {
+    detail::owned<T> job;
+
 public:
     join_handle() = default;
     explicit join_handle(detail::job_of<T>& j) : job(&j) {}
@@ -807,9 +807,6 @@ public:
         if (job) job->cancel();
         return std::move(*this).try_join();
     }
-
-private:
-    detail::owned<T> job;
 };
 
 // Makes a job of the task. `schedule` is called as schedule(runnable) or schedule(runnable,

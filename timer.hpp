@@ -43,6 +43,11 @@ namespace ringlet {
 // for: files, which the kernel's workers look after, other processes.) It starts at the real time.
 // One at a time: a second one on a thread is a std::logic_error.
 class virtual_time {
+    friend class timer_heap;
+    std::int64_t time;
+    inline static constinit thread_local virtual_time* active = nullptr;
+    inline static constinit thread_local std::int64_t last_read = 0;  // since the last look, or 0
+
 public:
     using time_point = std::chrono::steady_clock::time_point;
     virtual_time() : time(nanoseconds()) {
@@ -60,12 +65,6 @@ public:
     // The same for who sets a deadline. The next look makes do with that reading: what has become
     // due since is found one look later, and a turn that sets a deadline reads the clock once.
     static std::int64_t read() { return last_read = nanoseconds(); }
-
-private:
-    friend class timer_heap;
-    std::int64_t time;
-    inline static constinit thread_local virtual_time* active = nullptr;
-    inline static constinit thread_local std::int64_t last_read = 0;  // since the last look, or 0
 };
 
 // ---- 2. The heap --------------------------------------------------------------------------------
