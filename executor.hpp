@@ -176,7 +176,22 @@ public:
     // been cancelled for it and is gone; if more come until then, the first of those leaves at the
     // beginning of the next call. Throws deadlock; and std::logic_error inside a running executor.
     template <detail::awaitable A>
-    detail::await_result<A> run(A root, detail::source place = detail::source::current());
+    detail::await_result<A> run(A root, detail::source place = detail::source::current()) {
+        if (running)
+            throw std::logic_error("ringlet: block_on, or executor::run, in a running executor "
+                                   "would block it: co_await the task, or spawn it");
+        const detail::scoped here(running, self());
+        if (late) std::rethrow_exception(std::exchange(late, nullptr));
+        auto& job = start(detail::as_task(std::move(root)), place);
+        const join_handle handle(job);
+        try {
+            drive(job);
+        } catch (...) {
+            end(&job);
+            throw;
+        }
+        return job.take();
+    }
     // Runs one job, if one is runnable or becomes so without blocking, and says whether. For the
     // loops of others: a program that has one already, a game or a window system, calls this from
     // there until it says false, and then sleeps in its own way: with poll(), say, on the
@@ -331,23 +346,6 @@ private:
     unsigned ticks = 0;
     inline static constinit thread_local executor* running = nullptr;
 };
-
-template <detail::awaitable A> detail::await_result<A> executor::run(A root, detail::source place) {
-    if (running)
-        throw std::logic_error("ringlet: block_on, or executor::run, in a running executor would "
-                               "block it: co_await the task, or spawn it");
-    const detail::scoped here(running, self());
-    if (late) std::rethrow_exception(std::exchange(late, nullptr));
-    auto& job = start(detail::as_task(std::move(root)), place);
-    const join_handle handle(job);
-    try {
-        drive(job);
-    } catch (...) {
-        end(&job);
-        throw;
-    }
-    return job.take();
-}
 
 // ---- 3. What programs call ----------------------------------------------------------------------
 
