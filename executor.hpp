@@ -184,12 +184,7 @@ public:
         if (late) std::rethrow_exception(std::exchange(late, nullptr));
         auto& job = start(detail::as_task(std::move(root)), place);
         const join_handle handle(job);
-        try {
-            drive(job);
-        } catch (...) {
-            end(&job);
-            throw;
-        }
+        drive(job);
         return job.take();
     }
     // Runs one job, if one is runnable or becomes so without blocking, and says whether. For the
@@ -280,13 +275,16 @@ private:
     // stuck: two tasks that join each other, a receive from a channel that nobody will send to. A
     // loop that slept on would hang without a word, so this one throws, with the list of who waits
     // where.
-    void drive(const detail::job& root) {
+    void drive(detail::job& root) try {
         while (turn(64, &root), !root.is(detail::job::ended)) {
             if (look()) continue;
             std::string text = "ringlet: deadlock, nothing can wake the root task. Live tasks:\n";
             dump(text);
             throw deadlock(text);
         }
+    } catch (...) {
+        end(&root);
+        throw;
     }
     // The end of all jobs. Everybody is asked to stop, and the loop goes on until all have: a read
     // in flight keeps its frame until the kernel has let go of the buffer, a shielded task runs to
