@@ -103,7 +103,7 @@ public:
     static void* allocate(std::size_t n) {
         const std::size_t list = list_of(n);
         if (list < lists && free[list]) [[likely]]
-            return pop(list);
+            return std::exchange(free[list], *static_cast<void**>(free[list]));
         return refill(list < lists ? size_of(list) : n);
     }
     // Keeps a block of allocate(n) for the next frame of its size, if it is not larger than 128 KB.
@@ -128,9 +128,6 @@ private:
     inline static constinit thread_local std::size_t taken = 0;  // blocks, those in lists included
     inline static constinit thread_local std::pmr::memory_resource* upstream = nullptr;
 
-    static void* pop(std::size_t list) {
-        return std::exchange(free[list], *static_cast<void**>(free[list]));
-    }
     static std::pmr::memory_resource& origin() {
         return upstream ? *upstream : *std::pmr::new_delete_resource();
     }
@@ -147,7 +144,7 @@ private:
     static void give_back(void* p, std::size_t n) { --taken, origin().deallocate(p, n, step); }
     static void trim() noexcept {
         for (std::size_t list = 0; list < lists; ++list)
-            while (free[list]) give_back(pop(list), size_of(list));
+            while (free[list]) give_back(allocate(size_of(list)), size_of(list));
     }
 };
 
