@@ -1017,12 +1017,10 @@ struct [[nodiscard]] group : waits<group> {
     }
     bool interrupt(job&) noexcept override { return mode != shield && (stop(), false); }
     void finished(job& j) noexcept override {
-        std::exception_ptr e;  // which may end other children as it goes: so it is the last to go
-        if (j.is(job::failed)) {  // its exception is the group's, which keeps the first
-            e = j.discard();
-            if (!error) error = e;
-            j.lost = true;
-        }
+        // A child's exception may end other children as it goes: so it is the last to go.
+        const std::exception_ptr e = j.is(job::failed) ? j.discard() : nullptr;
+        if (!error) error = e;  // the first is the group's
+        if (e) j.lost = true;
         missing -= !j.lost;
         if (members.empty()) {
             const bool result = missing <= 0 || (error && mode == shield);
