@@ -834,6 +834,7 @@ namespace detail {
 // await_suspend and fills in its defaulted argument. (One of await_transform, a function of the
 // promise that may exchange the awaiter, would give it too, at the price of a second awaiter type.)
 template <class W, class Base = wait> struct waits : Base {
+    wait* what() { return this; }           // nullptr: for a waker
     bool insists() const { return false; }  // begins even where the job is to stop
     void start(job&) {}                     // where await_ready has begun it
     bool await_ready() const noexcept { return false; }
@@ -841,7 +842,8 @@ template <class W, class Base = wait> struct waits : Base {
     void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {
         job& j = awaiting_job<P>();
         W& self = static_cast<W&>(*this);
-        j.suspend(h, place, this, !j.stopping || self.insists(), [&]() noexcept { self.start(j); });
+        const bool begins = !j.stopping || self.insists();
+        j.suspend(h, place, self.what(), begins, [&]() noexcept { self.start(j); });
     }
 };
 
@@ -879,22 +881,17 @@ template <class T, bool Try> struct [[nodiscard]] join_wait final : waits<join_w
 // Waits for a waker, and is no wait to the job: there is nobody to ask whether it may be destroyed.
 // An exception of hand_over is kept, and thrown in the job's next run, for which it is scheduled at
 // once: it has properly suspended by then, and wakers that are in other hands already are void.
-template <class F> struct [[nodiscard]] suspension : std::suspend_always {
+template <class F> struct [[nodiscard]] suspension : waits<suspension<F>, nothing> {
     using R = std::invoke_result_t<F&, waker>;
     F hand_over;
     result<R> given;
 
     explicit suspension(F f) : hand_over(std::move(f)) {}
-    template <class P>
-    void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {
-        job& j = awaiting_job<P>();
-        j.suspend(h, place, nullptr, !j.stopping, [this, &j] {
-            try {
-                if constexpr (std::is_void_v<R>) hand_over(waker(j, j.runs));
-                else given.set(hand_over(waker(j, j.runs)));
-            } catch (...) { given.error = std::current_exception(), j.let_go(); }
-        });
-    }
+    wait* what() { return nullptr; }
+    void start(job& j) try {
+        if constexpr (std::is_void_v<R>) hand_over(waker(j, j.runs));
+        else given.set(hand_over(waker(j, j.runs)));
+    } catch (...) { given.error = std::current_exception(), j.let_go(); }
     R await_resume() { return given.take(); }
 };
 
