@@ -280,8 +280,7 @@ private:
         ring.enter_ring_fd = ring.ring_fd;
         // Some who forbid io_uring forbid only its use: better told here than with work in flight.
         const bool waits = ring.features & IORING_FEAT_EXT_ARG;
-        const auto fd = static_cast<unsigned>(ring.ring_fd);
-        const int e = waits ? io_uring_enter(fd, 0, 0, 0, nullptr) : -ENOSYS;
+        const int e = waits ? io_uring_enter(unsigned(ring.ring_fd), 0, 0, 0, nullptr) : -ENOSYS;
         if (e >= 0 || e == -EINTR || e == -EAGAIN || e == -EBUSY) return;
         io_uring_queue_exit(&ring);
         refuse(-e);
