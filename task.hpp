@@ -555,11 +555,9 @@ private:
 //
 // Where the outcome of a task lands: nothing yet, a value, or an exception. It lies with whoever
 // waits for it, so that no frame is kept for the sake of its result.
-struct failure {
-    std::exception_ptr error;
-};
-template <class T> struct result : failure {
+template <class T> struct result {
     using place = std::conditional_t<std::is_reference_v<T>, std::remove_reference_t<T>*, T>;
+    std::exception_ptr error;
     std::optional<std::conditional_t<std::is_void_v<T>, nothing, place>> value;
     static_assert(alignof(decltype(value)) <= 16,
         "ringlet: no compiler aligns a coroutine's frame beyond 16 bytes; give a std::unique_ptr");
@@ -588,8 +586,8 @@ template <class T> struct result : failure {
 // What every frame of ours carries. A task is lazy: it suspends before its first line, and runs
 // when it is awaited or spawned. At its end it suspends again, so that whoever owns the frame
 // destroys it, and not the frame itself, in the middle of a resume.
-struct promise_base : called, pooled {
-    failure* outcome;
+template <class T> struct promise_base : called, pooled {
+    result<T>* outcome;
 
     std::suspend_always initial_suspend() const noexcept { return {}; }
     // The job's run() finds that the frame is done, and goes on with the caller. A symmetric
@@ -604,18 +602,18 @@ struct promise_base : called, pooled {
             job::current->phase |= job::failed;
     }
 };
-template <class T> struct promise_of : promise_base {
+template <class T> struct promise_of : promise_base<T> {
     template <class U = T>
     requires std::is_convertible_v<U, T>
-    void return_value(U&& u) { static_cast<result<T>*>(outcome)->set(std::forward<U>(u)); }
+    void return_value(U&& u) { this->outcome->set(std::forward<U>(u)); }
 };
-template <> struct promise_of<void> : promise_base {
+template <> struct promise_of<void> : promise_base<void> {
     void return_void() const noexcept {}
 };
 
 // The job of the coroutine that suspends.
 template <class P> job& awaiting_job() {
-    static_assert(std::is_base_of_v<promise_base, P>,
+    static_assert(std::is_base_of_v<called, P>,
         "ringlet: this can only be awaited in a ringlet::task. Let the function return "
         "ringlet::task<...>, or start the task with ringlet::block_on from ordinary code");
     static_assert(alignof(P) <= 16, "ringlet: no compiler aligns a frame beyond 16 bytes");
