@@ -118,6 +118,22 @@ struct run_queue : scheduler {
     }
 };
 
+// The place of the running task's last co_await.
+inline source last_place() { return job::current ? job::current->awaits_at() : source(); }
+
+// Not a wait, and no waker: the job says itself that it has been woken while it ran, which is all
+// that a yield is. The run loop tests for that first, since a yield is the cheapest thing a task
+// can do.
+struct [[nodiscard]] yield_awaiter : std::suspend_always {
+    yield_awaiter() {}
+    template <class P>
+    void await_suspend(std::coroutine_handle<P> h, source place = source::current()) const {
+        job& j = awaiting_job<P>();
+        j.point = h, j.where = place;
+        j.phase |= job::scheduled | job::woken;
+    }
+};
+
 // Calls f inside the task: f and its arguments live in the frame, as long as the task does. A
 // lambda that is a coroutine keeps its captures in the lambda object, not in its frame: so somebody
 // has to keep the lambda, and here it is a parameter. What an argument is converted to for the call
@@ -206,8 +222,12 @@ public:
     // Appends a line for each live task: where it was spawned, and what it waits for, and where.
     void dump(std::string& out) const { list(jobs, out, 1); }
 
-    // The one that runs on this thread, or nullptr.
+    // The one that runs on this thread, or nullptr; or, where there is none, std::logic_error.
     static executor* current() { return running; }
+    static executor& here() {
+        if (running) return *running;
+        throw std::logic_error("ringlet: no executor runs on this thread; start one with block_on");
+    }
 
 private:
     // Inlined where T is known, as both functions spawn() are: clang then sees the job it fills in,
@@ -347,31 +367,6 @@ private:
 
 // ---- 3. What programs call ----------------------------------------------------------------------
 
-namespace detail {
-
-inline executor& running_executor() {
-    if (executor* const ex = executor::current()) return *ex;
-    throw std::logic_error("ringlet: no executor runs on this thread; start one with block_on");
-}
-
-// The place of the running task's last co_await.
-inline source last_place() { return job::current ? job::current->awaits_at() : source(); }
-
-// Not a wait, and no waker: the job says itself that it has been woken while it ran, which is all
-// that a yield is. The run loop tests for that first, since a yield is the cheapest thing a task
-// can do.
-struct [[nodiscard]] yield_awaiter : std::suspend_always {
-    yield_awaiter() {}
-    template <class P>
-    void await_suspend(std::coroutine_handle<P> h, source place = source::current()) const {
-        job& j = awaiting_job<P>();
-        j.point = h, j.where = place;
-        j.phase |= job::scheduled | job::woken;
-    }
-};
-
-}  // namespace detail
-
 // Where everything begins: main, a test, a thread of its own. Each call is a world of its own, with
 // its executor, its queue, and a ring if a task needs one; nothing of it is left afterwards.
 //
@@ -390,7 +385,7 @@ decltype(auto) block_on(A root, detail::source place = detail::source::current()
 // runs, and what executor::spawn throws.
 template <detail::awaitable A>
 [[gnu::always_inline]] inline auto spawn(A work, detail::source place = detail::source::current()) {
-    return detail::running_executor().spawn(std::move(work), place);
+    return executor::here().spawn(std::move(work), place);
 }
 // Spawns f(args...), a task, with copies of f and of args in its frame: the safe way to spawn a
 // lambda, whose captures would otherwise be gone at its first suspension. With arguments the place

@@ -300,7 +300,7 @@ private:
     // Out of line, each of these: so the awaits, which seldom need them, are short and inlined.
     [[gnu::noinline]] void flush() { enter(0); }
     [[gnu::noinline]] static reactor& make(options o) {
-        auto& slot = detail::running_executor().io;
+        auto& slot = executor::here().io;
         return slot = std::make_unique<reactor>(o), static_cast<reactor&>(*slot);
     }
     // The lowest bit of an address is free, and says that this is the request to cancel that one.

@@ -117,7 +117,7 @@ public:
     // The timers of the running executor. The first call makes them, and its ring. Throws what
     // reactor::here throws.
     [[gnu::always_inline]] static timer_heap& here() {
-        executor& ex = detail::running_executor();
+        executor& ex = executor::here();
         if (!ex.clock) ex.clock = std::make_unique<timer_heap>(ex);
         return static_cast<timer_heap&>(*ex.clock);
     }
