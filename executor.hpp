@@ -404,8 +404,6 @@ inline auto yield_now() { return detail::yield_awaiter(); }
 
 // ---- 4. Waiting together ------------------------------------------------------------------------
 
-namespace detail {
-
 // when_all, when_any and scope are groups (task.hpp). The first two are one template: it holds
 // tasks before the await and jobs after it, and gives a tuple or a list of what the jobs gave.
 
@@ -416,7 +414,26 @@ namespace detail {
 //
 // No child outlives the await, in any of these: what it borrows from the awaiting frame is there as
 // long as it runs (Nathaniel J. Smith's structured concurrency; his nursery is `scope` here).
-//
+
+// Starts children in a scope, for as long as that lasts. Copyable; children may have it too, and
+// spawn their siblings.
+class scope_ref {
+    detail::group* group;
+
+public:
+    explicit scope_ref(detail::group& g) : group(&g) {}
+    // The child goes to the end of the queue; its value is dropped. Throws what executor::spawn
+    // throws.
+    template <detail::awaitable A>
+    void spawn(A work, detail::source place = detail::source::current()) const {
+        auto& j = *group->add(detail::as_task(std::move(work))).release();
+        // Before that it is left to start().
+        if (group->owner && group->owner->waiting == group) group->begin(j, place);
+    }
+};
+
+namespace detail {
+
 // What one child gives to when_any, an optional, or to when_all.
 template <bool Any, class T> decltype(auto) part_of(job_of<T>& j) {
     if constexpr (!std::is_void_v<T>) {
@@ -463,49 +480,6 @@ template <bool Any> auto join(auto awaitables) {
     return joined<Any, decltype(tasks)>(std::move(tasks));
 }
 
-}  // namespace detail
-
-// Runs the tasks side by side, and gives a tuple of their values, an empty one for a task<>. At the
-// first exception the others are cancelled; it is rethrown when they have ended. Takes tasks or
-// other awaitables, or a vector of them, which gives a vector (of pointers, where they give
-// references). Costs a job for each.
-template <detail::awaitable... A> auto when_all(A... work) {
-    return detail::join<false>(std::tuple<A...>(std::move(work)...));
-}
-template <detail::awaitable A> auto when_all(std::vector<A> work) {
-    return detail::join<false>(std::move(work));
-}
-// The same until one has ended, well or not: then the others are cancelled, and waited for. Gives
-// optionals (pointers, where they give references): whoever ended well has a value, which may be
-// more than one. If nobody has, the first exception is rethrown: so one that fails first ends the
-// race. Throws std::invalid_argument for an empty vector.
-template <detail::awaitable... A>
-requires(sizeof...(A) > 0) auto when_any(A... work) {
-    return detail::join<true>(std::tuple<A...>(std::move(work)...));
-}
-template <detail::awaitable A> auto when_any(std::vector<A> work) {
-    if (work.empty()) throw std::invalid_argument("ringlet: when_any of no task");
-    return detail::join<true>(std::move(work));
-}
-
-// Starts children in a scope, for as long as that lasts. Copyable; children may have it too, and
-// spawn their siblings.
-class scope_ref {
-    detail::group* group;
-
-public:
-    explicit scope_ref(detail::group& g) : group(&g) {}
-    // The child goes to the end of the queue; its value is dropped. Throws what executor::spawn
-    // throws.
-    template <detail::awaitable A>
-    void spawn(A work, detail::source place = detail::source::current()) const {
-        auto& j = *group->add(detail::as_task(std::move(work))).release();
-        // Before that it is left to start().
-        if (group->owner && group->owner->waiting == group) group->begin(j, place);
-    }
-};
-namespace detail {
-
 // The body is a child as well, the only one with a handle. The others are spawned in it, or in each
 // other, and nobody takes their values.
 template <class F> struct [[nodiscard]] scoping final : group {
@@ -530,6 +504,29 @@ template <class F> struct [[nodiscard]] scoping final : group {
 };
 
 }  // namespace detail
+
+// Runs the tasks side by side, and gives a tuple of their values, an empty one for a task<>. At the
+// first exception the others are cancelled; it is rethrown when they have ended. Takes tasks or
+// other awaitables, or a vector of them, which gives a vector (of pointers, where they give
+// references). Costs a job for each.
+template <detail::awaitable... A> auto when_all(A... work) {
+    return detail::join<false>(std::tuple<A...>(std::move(work)...));
+}
+template <detail::awaitable A> auto when_all(std::vector<A> work) {
+    return detail::join<false>(std::move(work));
+}
+// The same until one has ended, well or not: then the others are cancelled, and waited for. Gives
+// optionals (pointers, where they give references): whoever ended well has a value, which may be
+// more than one. If nobody has, the first exception is rethrown: so one that fails first ends the
+// race. Throws std::invalid_argument for an empty vector.
+template <detail::awaitable... A>
+requires(sizeof...(A) > 0) auto when_any(A... work) {
+    return detail::join<true>(std::tuple<A...>(std::move(work)...));
+}
+template <detail::awaitable A> auto when_any(std::vector<A> work) {
+    if (work.empty()) throw std::invalid_argument("ringlet: when_any of no task");
+    return detail::join<true>(std::move(work));
+}
 
 //     std::vector<page> pages(urls.size());
 //     auto children = [&](ringlet::scope_ref s) -> ringlet::task<> {

@@ -497,10 +497,10 @@ private:
         if (in->cancel(this))
             while (in) in->wait();
     }
-    // An error, or one answer of several. A signal can keep the kernel from starting a worker, which
-    // it tells as ECANCELED. Those that work on a path or a file begin again then, but not where
-    // there are chains, whose first part may have failed. With another descriptor it may be that
-    // somebody did cancel it.
+    // An error, or one answer of several. A signal can keep the kernel from starting a worker,
+    // which it tells as ECANCELED. Those that work on a path or a file begin again then, but not
+    // where there are chains, whose first part may have failed. With another descriptor it may be
+    // that somebody did cancel it.
     [[gnu::noinline]] void rare(int n, unsigned flags) {
         const auto again = [](auto&, const auto&... a) { return on_file(a...); };
         if (n == -ECANCELED && owner && !owner->stopping && !in->chained && with(again))
