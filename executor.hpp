@@ -405,8 +405,8 @@ inline auto yield_now() { return detail::yield_awaiter(); }
 // ---- 4. Waiting together ------------------------------------------------------------------------
 
 // when_all, when_any and scope are groups (task.hpp). The first two are one template: it holds
-// tasks before the await and jobs after it, and gives a tuple or a list of what the jobs gave.
-
+// awaitables before the await and jobs after it, and gives a tuple or a list of what the jobs gave.
+//
 //     when_all(a(), b())    add(a), add(b); both run; the group goes on when the last has ended
 //     b throws              stop(): a is cancelled; its frames gone, b's exception is thrown
 //     the owner is          stop(): both are cancelled; when the last is gone, the owner's
@@ -457,14 +457,14 @@ template <class X> auto each(std::vector<X>& all, auto f) {
     return out;
 }
 
-template <bool Any, class Tasks> struct [[nodiscard]] joined final : group {
+template <bool Any, class All> struct [[nodiscard]] joined final : group {
     static auto adding(group& g) {
-        return [&g](auto& one) { return g.add(std::move(one)); };
+        return [&g](auto& one) { return g.add(as_task(std::move(one))); };
     }
-    Tasks work;
-    decltype(each(std::declval<Tasks&>(), adding(std::declval<group&>()))) jobs;
-    explicit joined(Tasks t)
-        : group(Any ? "when_any" : "when_all", Any ? any : all), work(std::move(t)) {}
+    All work;
+    decltype(each(std::declval<All&>(), adding(std::declval<group&>()))) jobs;
+    explicit joined(All w)
+        : group(Any ? "when_any" : "when_all", Any ? any : all), work(std::move(w)) {}
     bool await_ready() {
         jobs = each(work, adding(*this));
         return members.empty() && job::current->spend();
@@ -475,10 +475,7 @@ template <bool Any, class Tasks> struct [[nodiscard]] joined final : group {
     }
 };
 
-template <bool Any> auto join(auto awaitables) {
-    auto tasks = each(awaitables, [](auto& one) { return as_task(std::move(one)); });
-    return joined<Any, decltype(tasks)>(std::move(tasks));
-}
+template <bool Any> auto join(auto all) { return joined<Any, decltype(all)>(std::move(all)); }
 
 // The body is a child as well, the only one with a handle. The others are spawned in it, or in each
 // other, and nobody takes their values.
