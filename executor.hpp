@@ -145,6 +145,10 @@ task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
     else co_return co_await std::apply(f, std::forward_as_tuple(std::move(args)...));
 }
 
+// A task without its value, which goes while the task still runs: it may spawn others as it goes.
+inline task<> valueless(task<> t) { return t; }
+template <class T> task<> valueless(task<T> t) { static_cast<void>(co_await std::move(t)); }
+
 }  // namespace detail
 
 // Runs tasks, one at a time, on the thread that calls run() or try_tick(). Its end cancels all
@@ -426,7 +430,7 @@ public:
     // throws.
     template <detail::awaitable A>
     void spawn(A work, detail::source place = detail::source::current()) const {
-        auto& j = *group->add(detail::as_task(std::move(work))).release();
+        auto& j = *group->add(detail::valueless(detail::as_task(std::move(work)))).release();
         // Before that it is left to start().
         if (group->owner && group->owner->waiting == group) group->begin(j, place);
     }
@@ -492,9 +496,6 @@ template <class F> struct [[nodiscard]] scoping final : group {
     T await_resume() { return check(), main->take(); }
     void finished(job& j) noexcept override {
         const bool child = &j != main.get();
-        // A value may spawn into the scope, or end others, as it goes: so the job is a member until
-        // then.
-        if (child && !j.is(job::failed)) j.join(members), j.discard(), j.unlink();
         group::finished(j);
         if (child) j.detach();
     }
