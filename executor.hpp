@@ -549,39 +549,6 @@ struct channel_closed : std::exception {
     const char* what() const noexcept override { return "ringlet: the channel is closed"; }
 };
 
-namespace detail {
-
-// A wait in one of a channel's two lines. One that is over at once costs a unit of the job's
-// budget; where none is left the job yields, with its result: so a loop over a channel that is
-// never empty lets the others run behind every 128th item. Without budget, a job that is to stop
-// begins nothing, and takes nothing. What is inlined by order here and in the channel saves clang a
-// ninth of a round trip.
-template <class W> struct in_line : waits<W>, linked {
-    int over;    // from await_ready on. 1: it is; 2: and has been refused: the channel is closed
-    job* owner;  // while it is in line
-    in_line() {}
-    in_line(in_line&&) noexcept {}
-    [[gnu::always_inline]] bool await_ready() {
-        if (!job::current->spend()) return pass_late(), false;
-        return (over = static_cast<W&>(*this).pass()) != 0;
-    }
-    [[gnu::cold]] void pass_late() {
-        over = job::current->stopping ? 0 : static_cast<W&>(*this).pass();
-    }
-    bool insists() const { return over; }
-    void start(job& j) {
-        owner = &j;
-        if (!over) return join(static_cast<W&>(*this).line());
-        j.spend();  // from the next run's, which it is over in
-        j.fulfil();
-    }
-    bool interrupt(job&) noexcept override { return unlink(), true; }
-    void leave(unsigned result) { unlink(), owner->resume_for(result); }  // may run on the spot
-    void done() { leave(job::fulfilled); }
-};
-
-}  // namespace detail
-
 //     ringlet::channel<std::string> lines(16);
 //     co_await lines.send("one");                  // waits while 16 are in it
 //     while (auto line = lines.try_recv()) ...     // without waiting
@@ -630,7 +597,35 @@ public:
     void close() { closed = true, dismiss<receiving>(receivers); }
 
 private:
-    struct [[nodiscard]] sending final : detail::in_line<sending> {
+    // A wait in one of the two lines. One that is over at once costs a unit of the job's budget;
+    // where none is left the job yields, with its result: so a loop over a channel that is never
+    // empty lets the others run behind every 128th item. Without budget, a job that is to stop
+    // begins nothing, and takes nothing. What is inlined by order here saves clang a ninth of a
+    // round trip.
+    template <class W> struct in_line : detail::waits<W>, detail::linked {
+        int over;  // from await_ready on. 1: it is; 2: and has been refused: the channel is closed
+        detail::job* owner;  // while it is in line
+        in_line() {}
+        in_line(in_line&&) noexcept {}
+        [[gnu::always_inline]] bool await_ready() {
+            if (!detail::job::current->spend()) return pass_late(), false;
+            return (over = static_cast<W&>(*this).pass()) != 0;
+        }
+        [[gnu::cold]] void pass_late() {
+            over = detail::job::current->stopping ? 0 : static_cast<W&>(*this).pass();
+        }
+        bool insists() const { return over; }
+        void start(detail::job& j) {
+            owner = &j;
+            if (!over) return join(static_cast<W&>(*this).line());
+            j.spend();  // from the next run's, which it is over in
+            j.fulfil();
+        }
+        bool interrupt(detail::job&) noexcept override { return unlink(), true; }
+        void leave(unsigned result) { unlink(), owner->resume_for(result); }  // may run on the spot
+        void done() { leave(detail::job::fulfilled); }
+    };
+    struct [[nodiscard]] sending final : in_line<sending> {
         static_assert(alignof(T) <= 16, "ringlet: an item lies in frames; send a std::unique_ptr");
         channel& to;
         T value;
@@ -640,7 +635,7 @@ private:
         void await_resume() const { this->over == 1 ? void() : throw channel_closed(); }
         std::string describe() const override { return "send"; }
     };
-    struct [[nodiscard]] receiving final : detail::in_line<receiving> {
+    struct [[nodiscard]] receiving final : in_line<receiving> {
         channel& from;
         std::optional<T> value;
         explicit receiving(channel& c) : from(c) {}
