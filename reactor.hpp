@@ -576,8 +576,8 @@ template <class R = int, class... A> auto op(auto fill, const char* name = "io::
                     auto use) mutable { return use(fill, its...); };
     return detail::op<R, true, (sizeof...(a) > 0), decltype(with)>(name, std::move(with));
 }
-// Does nothing, by way of the kernel: what a round trip costs. (Has an argument, so is no program's
-// function that might do more than to write the request.)
+// Does nothing, by way of the kernel: what a round trip costs. (It takes an argument, an empty one,
+// as a sign that its function only writes the request.)
 inline auto nop() {
     return op<void>([](auto s, auto) { io_uring_prep_nop(s); }, "nop", detail::nothing());
 }
