@@ -75,8 +75,8 @@ struct task_cancelled : std::exception {
 // The variables of a coroutine live in a frame, which the compiler asks operator new for at each
 // call. Tasks are called as often as functions. So freed frames are kept, in lists by size, and
 // the next frame of that size is one of them: five instructions instead of the heap's hundred. A
-// call takes 95 instructions that way, and 243 with operator new and delete; a spawn with its join
-// 256 instead of 557 (g++ 12.2 -O3, both counted by callgrind).
+// call takes 92 instructions that way, and 236 with operator new and delete; a spawn with its join
+// 252 instead of 545 (g++ 12.2 -O3, both counted by callgrind).
 //
 //     allocate(200): list 13 of free[] --> block --> block --> nothing more: refill
 //     deallocate(p, 200): p becomes the first of list 13
@@ -256,7 +256,7 @@ struct wait {
 // timeout waits for. A job may be in several, one inside the other, as its frames are. To stop one
 // is a small cancel: the wait lets go, and run() destroys the section's frames in the place of all,
 // and resumes the one that awaited it. (A child job would need no section, and timeouts were
-// groups before: 733 instructions for one around a yield, where it is 363 now.)
+// groups before: 733 instructions for one around a yield, where it is 365 now.)
 //
 // It is over when those frames have ended or are gone. That may be long before await_resume: where
 // an expression has several co_awaits, g++ 12 calls that of each when the last has been waited for.
