@@ -372,8 +372,11 @@ TEST_CASE("spawn where no executor runs throws, and the task goes") {
     CHECK_THROWS_AS(drop(ringlet::spawn(adder(f, 1), counting(x, 1))), std::logic_error);
     CHECK(all_gone(f));
     CHECK(all_gone(x));
+    CHECK(executor::current() == nullptr);
+    CHECK_THROWS_AS(executor::here(), std::logic_error);
     int thrown = 0;
     auto root = [&]() -> task<> {
+        CHECK(&executor::here() == executor::current());
         std::thread([&] {  // the executor of another thread is none
             try {
                 drop(ringlet::spawn(nothing()));

@@ -678,6 +678,39 @@ TEST_CASE("paths may change and go as soon as the operation is made") {
     }
 }
 
+TEST_CASE(
+    "io::op with arguments: a function of liburing's, whose paths are copied, and which errors name") {
+    const no_leak here;
+    const folder dir;
+    const auto file = dir.open("f", "data");
+    CHECK(block_on(io::op(io_uring_prep_fallocate, "fallocate", file.get(), 0, 0, 1000)) == 0);
+    CHECK(dir.content("f").size() == 1000);
+    refused([&] { return io::op(io_uring_prep_fallocate, "fallocate", file.get(), 0, 0, 0); },
+        EINVAL, on("fallocate", file));
+    // A path may go before the await, the name of the operation may not.
+    const std::string link = dir.file("link");
+    auto path = std::make_unique<std::string>(link);
+    auto linking = io::op<void>(io_uring_prep_symlinkat, "symlink", "f", AT_FDCWD, path->c_str());
+    std::ranges::fill(*path, '?');
+    path.reset();
+    block_on(std::move(linking));
+    CHECK(std::filesystem::read_symlink(link) == "f");
+    refused(
+        [&] {
+            return io::op<void>(io_uring_prep_symlinkat, "symlink", "f", AT_FDCWD, link.c_str());
+        },
+        EEXIST, "symlink f");
+    // What it gives can be owned, and what it is given too.
+    const auto opens = [&] {
+        return io::op<unique_fd>(
+            io_uring_prep_openat, "opens", AT_FDCWD, link.c_str(), O_RDONLY | O_CLOEXEC, mode_t{});
+    };
+    auto again = block_on(opens());
+    CHECK(again.get() > 2);
+    CHECK(block_on(io::op(io_uring_prep_close, "closes", std::move(again))) == 0);
+    CHECK_FALSE(again);
+}
+
 TEST_CASE("addresses and arrays of buffers may change and go as soon as the operation is made") {
     const no_leak here;
     const folder dir;
