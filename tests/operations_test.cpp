@@ -679,7 +679,7 @@ TEST_CASE("paths may change and go as soon as the operation is made") {
 }
 
 TEST_CASE(
-    "io::op with arguments: a function of liburing's, whose paths are copied, and which errors name") {
+    "io::op with arguments: a function of liburing's; paths are copied, errors name their subject") {
     const no_leak here;
     const folder dir;
     const auto file = dir.open("f", "data");
