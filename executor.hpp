@@ -641,7 +641,7 @@ private:
         explicit receiving(channel& c) : from(c) {}
         auto& line() { return from.receivers; }
         [[gnu::always_inline]] bool pass() {
-            if (auto v = from.try_recv()) return value.emplace(std::move(*v)), true;
+            if (auto v = from.try_recv()) return void(value.emplace(std::move(*v))), true;
             return from.closed;
         }
         std::optional<T> await_resume() { return std::move(value); }

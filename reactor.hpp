@@ -73,10 +73,11 @@ inline std::int64_t monotonic() {
 // The owner of a descriptor: what open, socket and accept give. If the task that was to get it has
 // been cancelled by then, it closes itself like any other object that is not needed any more.
 class unique_fd {
-    int fd;
+    int fd = -1;
 
 public:
-    explicit unique_fd(int descriptor = -1) noexcept : fd(descriptor) {}
+    unique_fd() = default;
+    explicit unique_fd(int descriptor) noexcept : fd(descriptor) {}
     unique_fd(unique_fd&& other) noexcept : fd(other.release()) {}
     unique_fd& operator=(unique_fd other) noexcept { return std::swap(fd, other.fd), *this; }
     ~unique_fd() {
@@ -256,17 +257,18 @@ private:
     // (5.19) is the next best. SUBMIT_ALL (5.18): one bad request does not hold up those behind it.
     // A ring that costs too much locked memory is tried with half the entries.
     void set_up(options o) {
-        constexpr unsigned all = IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG;
-        const unsigned ladder[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | all,
-            IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | all,
-            IORING_SETUP_COOP_TASKRUN | all, IORING_SETUP_SUBMIT_ALL, 0u};
+        constexpr unsigned all = IORING_SETUP_SUBMIT_ALL, tells = IORING_SETUP_TASKRUN_FLAG;
+        constexpr unsigned defer = IORING_SETUP_DEFER_TASKRUN, coop = IORING_SETUP_COOP_TASKRUN;
+        constexpr unsigned one = IORING_SETUP_SINGLE_ISSUER;
+        const unsigned ladder[] = {one | defer | all, one | coop | all, coop | all, all, 0u};
         constexpr unsigned more = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
-        if (o.flags & ~(ladder[0] | IORING_SETUP_COOP_TASKRUN | more)) refuse(EINVAL);
+        if (o.flags & ~(one | defer | coop | all | tells | more)) refuse(EINVAL);
         std::size_t rung = 0;
         for (unsigned entries = o.entries;;) {
             io_uring_params p{};
             p.flags = (o.flags ? o.flags : ladder[rung]) | more;
-            p.cq_entries = 4 * entries;
+            if (p.flags & (defer | coop)) p.flags |= tells;  // of deferred work, which look() asks
+            p.cq_entries = 4 * std::min(entries, 1u << 20);
             const int e = io_uring_queue_init_params(entries, &ring, &p);
             if (e == 0) break;
             if (e == -EINVAL && !o.flags && ++rung < std::size(ladder)) continue;
@@ -403,13 +405,14 @@ namespace detail {
 // A request's arguments live in the awaiter until the kernel has read them, which is later than the
 // call: so a path or an array of buffers is copied, into a block of the pool.
 template <class T> using copied = std::vector<T, pool_allocator<T>>;
+inline auto copy(const char* path) { return copied<char>(path, path + std::strlen(path) + 1); }
 auto kept(auto argument) { return argument; }
-inline auto kept(const char* path) { return copied<char>(path, path + std::strlen(path) + 1); }
+inline int kept(const unique_fd& fd) { return fd; }
+void kept(const unique_fd&&) = delete;  // it would be closed before the operation begins
 inline auto kept(std::span<const iovec> v) { return copied<iovec>(v.begin(), v.end()); }
-template <class Byte> Byte* kept(std::span<Byte> bytes) { return bytes.data(); }
+template <class Byte, std::size_t N> Byte* kept(std::span<Byte, N> bytes) { return bytes.data(); }
 
-// What the kernel is told of each: of a copy, where it is. A unique_fd, which it is to close, stays
-// the owner until it has: a close that waits for a worker can be cancelled.
+// What the kernel is told of each: of a copy, where it is.
 auto& given(auto& argument) { return argument; }
 inline auto given(std::int64_t& offset) { return static_cast<std::uint64_t>(offset); }
 inline auto given(sockaddr_storage& to) { return reinterpret_cast<const sockaddr*>(&to); }
@@ -433,11 +436,11 @@ inline bool on_file(int fd, const auto&... others) {
     if (fd == AT_FDCWD) return on_file(others...);
     return ::fstat(fd, &s) == 0 && (S_ISREG(s.st_mode) || S_ISDIR(s.st_mode));
 }
-inline bool on_file(const unique_fd& fd) { return on_file(fd.get()); }
 
-// The descriptor is the kernel's now: it has been closed.
+// What close() keeps: the owner of the descriptor, until that is closed. (A close that waits for a
+// worker can be cancelled.)
 inline void disown(auto&) {}
-inline void disown(unique_fd& fd) { fd.release(); }
+inline void disown(std::optional<unique_fd>& owner) { owner->release(); }
 
 //     read(fd, into, offset)          what the program calls: an op, which does nothing yet
 //     co_await                        await_ready: an SQE, written by io_uring_prep_read(sqe, fd,
@@ -570,9 +573,10 @@ namespace io {
 // the await gives the kernel's number, or, as op<unique_fd>, owns the descriptor that it is.
 // `name`, and what the request points at, must live until the await is over; `fill` is kept in it,
 // and called when it begins. With arguments it is fill(sqe, arguments...), a function of liburing's
-// or another that only writes the request; they are kept as well: of a path, a copy.
-template <class R = int, class... A> auto op(auto fill, const char* name = "io::op", A... a) {
-    auto with = [fill = std::move(fill), ... its = detail::kept(std::move(a))](
+// or another that only writes the request; they are kept as well: of a span of bytes, where they
+// are, of a unique_fd, its number.
+template <class R = int, class... A> auto op(auto fill, const char* name = "io::op", A&&... a) {
+    auto with = [fill = std::move(fill), ... its = detail::kept(std::forward<A>(a))](
                     auto use) mutable { return use(fill, its...); };
     return detail::op<R, true, (sizeof...(a) > 0), decltype(with)>(name, std::move(with));
 }
@@ -600,30 +604,35 @@ inline auto writev(int fd, std::span<const iovec> from, std::int64_t offset = -1
 }
 // Opens a file, close-on-exec (worker, with O_CREAT).
 inline auto open(const char* path, int flags, mode_t mode = 0) {
-    return op<unique_fd>(io_uring_prep_openat, "open", AT_FDCWD, path, flags | O_CLOEXEC, mode);
+    return op<unique_fd>(
+        io_uring_prep_openat, "open", AT_FDCWD, detail::copy(path), flags | O_CLOEXEC, mode);
 }
 // Closes a descriptor, and tells of errors, which the destructor of a unique_fd cannot.
 inline auto close(int fd) { return op<void>(io_uring_prep_close, "close", fd); }
-inline auto close(unique_fd fd) { return op<void>(io_uring_prep_close, "close", std::move(fd)); }
+inline auto close(unique_fd fd) {
+    const auto fill = [](auto* s, int number, auto&) { io_uring_prep_close(s, number); };
+    const int number = fd;
+    return op<void>(fill, "close", number, std::optional(std::move(fd)));
+}
 // Brings a file's data to the disk (worker). flags: IORING_FSYNC_DATASYNC.
 inline auto fsync(int fd, unsigned flags = 0) {
     return op<void>(io_uring_prep_fsync, "fsync", fd, flags);
 }
 // Fills in `into`, which must live until the await is over (worker). flags as of statx(2).
 inline auto statx(const char* path, struct statx* into, int flags = 0, unsigned mask = 0xfff) {
-    return op<void>(io_uring_prep_statx, "statx", AT_FDCWD, path, flags, mask, into);
+    return op<void>(io_uring_prep_statx, "statx", AT_FDCWD, detail::copy(path), flags, mask, into);
 }
 // Gives a file another name, in the place of one that has it (worker).
 inline auto rename(const char* from, const char* to) {
-    return op<void>(io_uring_prep_rename, "rename", from, to);
+    return op<void>(io_uring_prep_rename, "rename", detail::copy(from), detail::copy(to));
 }
 // Removes a file, or with AT_REMOVEDIR an empty directory (worker).
 inline auto unlink(const char* path, int flags = 0) {
-    return op<void>(io_uring_prep_unlink, "unlink", path, flags);
+    return op<void>(io_uring_prep_unlink, "unlink", detail::copy(path), flags);
 }
 // Makes a directory (worker).
 inline auto mkdir(const char* path, mode_t mode = 0777) {
-    return op<void>(io_uring_prep_mkdir, "mkdir", path, mode);
+    return op<void>(io_uring_prep_mkdir, "mkdir", detail::copy(path), mode);
 }
 // A new socket, close-on-exec.
 inline auto socket(int domain, int type, int protocol = 0) {

@@ -226,7 +226,7 @@ struct linked {
     void join(linked& list) {
         before = std::exchange(list.before, this);
         after = &list;
-        before->after = this;
+        before->after = std::launder(this);  // or g++ 12 warns of a ring that is a local variable
     }
     void unlink() { after->before = before, before->after = after; }
 };
@@ -678,7 +678,8 @@ private:
 
 // Makes a job runnable again. It is for one suspension: once the job has gone on it does nothing,
 // so no await is resumed by an old waker, and none has to check. Copyable, counted; may outlive the
-// job. Dropping the last waker of a detached job that waits for nothing else cancels it.
+// job. Dropping the last waker of a detached job that waits for nothing else cancels it. (A group's
+// child is not detached: its parent waits on, which an executor reports as a deadlock.)
 class waker {
     std::unique_ptr<detail::job, detail::ends_with<&detail::job::release>> job;
     std::uint64_t run = 0;
@@ -773,8 +774,9 @@ template <class T, class S> struct scheduled_job final : job_of<T>, scheduler {
 }  // namespace detail
 
 // The result of a job, and its life: dropping the handle cancels the job, and waits for nothing.
-// Move-only. The awaits refer to the handle while they wait, and leave it empty; if the awaiting
-// job is cancelled meanwhile, nothing has happened to the handle. Awaiting an empty one throws
+// Move-only. The awaits refer to the handle while they wait, and leave it empty: so it must not go
+// meanwhile (one in a container that others change is moved into a variable first). If the awaiting
+// job is cancelled, nothing has happened to the handle. Awaiting an empty one throws
 // std::logic_error.
 template <class T = void> class [[nodiscard]] join_handle {
     detail::owned<T> job;

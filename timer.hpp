@@ -269,7 +269,10 @@ template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_h
         if (owner) leave(), owner->leave(*this);
     }
 
-    [[gnu::always_inline]] bool await_ready() { return timer_heap::here().add(*this), false; }
+    [[gnu::always_inline]] bool await_ready() {
+        if (caller) throw std::logic_error("ringlet: a timeout is awaited twice");
+        return timer_heap::here().add(*this), false;
+    }
     template <class P>
     bool await_suspend(std::coroutine_handle<P> h, source at = source::current()) {
         owner = &awaiting_job<P>();

@@ -88,6 +88,24 @@ task<> recv_all(channel<int>& c, std::vector<int>& got) {
 
 // ---- items -------------------------------------------------------------------------------------
 
+// As matrices have it, for `m << 1, 2, 3`: a comma behind one is its own.
+struct with_comma {
+    int value = 0;
+    with_comma& operator,(bool) = delete;
+};
+TEST_CASE("items with a comma of their own; a channel that only begins and ends") {
+    auto root = []() -> task<int> {
+        channel<with_comma> c(1);
+        co_await c.send(with_comma{7});
+        auto first = co_await c.recv();
+        const bool room = c.try_send(with_comma{8});
+        auto second = c.try_recv();
+        const channel<int> unused(2);
+        co_return room ? 10 * first->value + second->value : 0;
+    };
+    CHECK(block_on(root()) == 78);
+}
+
 TEST_CASE("try_send and try_recv, at each capacity") {
     for (std::size_t capacity : {0u, 1u, 2u, 7u}) {
         CAPTURE(capacity);

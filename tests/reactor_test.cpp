@@ -419,6 +419,13 @@ task<> everything(reactor::options o) {
 // ---- descriptors that close themselves ---------------------------------------------------------
 
 TEST_CASE("unique_fd: owns, moves, releases, resets") {
+    struct two {
+        unique_fd in, out;
+    };
+    const two empty{};
+    const std::array<unique_fd, 2> nor_these{};
+    const unique_fd nor_this = {};
+    CHECK_FALSE((empty.in || empty.out || nor_these[1] || nor_this));
     const auto before = open_fds();
     {
         unique_fd none;
@@ -996,7 +1003,7 @@ TEST_CASE("more completions than the ring holds: none is lost") {
 }
 
 TEST_CASE("rings of any size") {
-    for (const unsigned entries : {1u, 2u, 3u, 5u, 8u, 64u, 1000u, 1u << 20}) {
+    for (const unsigned entries : {1u, 2u, 3u, 5u, 8u, 64u, 1000u, 1u << 20, 1u << 30}) {
         CAPTURE(entries);
         block_on(everything(reactor::options(entries)));
     }
@@ -1005,6 +1012,33 @@ TEST_CASE("rings of any size") {
 TEST_CASE("every rung of the ladder works") {
     on_every_rung(64, [](reactor::options o) { block_on(everything(o)); });
     on_every_rung(2, [](reactor::options o) { block_on(everything(o)); });
+}
+
+TEST_CASE("flags that leave it to the program to ask for work that is deferred: it is asked for") {
+    for (const unsigned flags : {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+             IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN,
+             static_cast<unsigned>(IORING_SETUP_COOP_TASKRUN)}) {
+        if (!has_flags(flags)) continue;
+        const tube t;
+        bool read = false;
+        auto reads = [&]() -> task<> {
+            std::array<std::byte, 1> buffer;
+            co_await io::read(t.out, buffer);
+            read = true;
+        };
+        auto root = [&]() -> task<> {  // always runnable: nobody sleeps
+            reactor::here(reactor::options(8, flags));
+            join_handle<> h = spawn(reads());
+            for (int i = 0; i < 100; ++i) co_await yield_now();
+            CHECK_FALSE(read);
+            const ssize_t n = ::write(t.in, "x", 1);
+            CHECK(n == 1);
+            for (int i = 0; i < 100 && !read; ++i) co_await yield_now();
+            CHECK(read);
+            co_await std::move(h);
+        };
+        block_on(root());
+    }
 }
 
 TEST_CASE("flags that no kernel has are an error that says so") {

@@ -204,6 +204,15 @@ TEST_CASE("unblock rethrows the exception of the call") {
     CHECK_THROWS_WITH_AS(block_on(root()), "to the root", oops);
 }
 
+TEST_CASE("unblock gives its result where the program's reads come short") {
+    const nothing_left checks;
+    ringlet::reactor::on_submit = [](io_uring_sqe* s) {
+        if (s->opcode == IORING_OP_READ) s->len = std::min(s->len, 3u);
+    };
+    CHECK(block_on(unblock([] { return 42; })) == 42);
+    ringlet::reactor::on_submit = nullptr;
+}
+
 TEST_CASE("unblock does not run the call before it is awaited, nor where no executor runs") {
     int runs = 0;
     drop(unblock([&] { ++runs; }));
@@ -938,6 +947,10 @@ TEST_CASE("interval: periods that are none, odd or too long") {
         CHECK((late == start + 2ns + century));
         const auto later = co_await longer.next();
         CHECK((later == late));
+        interval days(std::chrono::days::max()), years(std::chrono::years::max());
+        const auto next = co_await days.next(), last = co_await years.next();
+        CHECK((next == late + century));
+        CHECK((last == next));
     };
     block_on(root());
 }
@@ -1179,6 +1192,31 @@ TEST_CASE("accept_many: a wait that is cancelled, and an executor's end") {
     };
     for (const int turns : {0, 1, 100}) block_on(root(turns));
     CHECK(frames >= 4);
+}
+
+TEST_CASE("accept_many: several tasks take connections, each of them until it is cancelled") {
+    const nothing_left checks;
+    for (const unsigned entries : {64u, 1u}) {  // 1: the multishot ends again and again
+        CAPTURE(entries);
+        server s;
+        int taken = 0;
+        auto takes = [&](accept_many* from) -> task<> {
+            for (;;) drop(co_await from->next()), ++taken;
+        };
+        auto root = [&]() -> task<> {
+            ringlet::reactor::here(ringlet::reactor::options(entries));
+            accept_many clients(s.fd);
+            join_handle<> a = ringlet::spawn(takes(&clients)), b = ringlet::spawn(takes(&clients)),
+                          c = ringlet::spawn(takes(&clients));
+            for (int i = 0; i < 20; ++i) {
+                s.connect(5);
+                co_await yields(100);
+                CHECK(taken == 5 * (i + 1));
+            }
+            CHECK_FALSE((a.done() || b.done() || c.done()));
+        };
+        block_on(root());
+    }
 }
 
 TEST_CASE("accept_many: without descriptors it pauses, and goes on when there are some") {

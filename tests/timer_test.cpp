@@ -650,6 +650,29 @@ TEST_CASE("a loop of sleeps that are over at once does not starve a timer") {
 
 // ---- the virtual clock -------------------------------------------------------------------------
 
+TEST_CASE("a timeout that is kept is awaited once: a second await throws, whatever came first") {
+    const virtual_time clock;
+    auto quick = []() -> task<int> { co_return 7; };
+    auto slow = []() -> task<int> {
+        co_await sleep_for(2s);
+        co_return 8;
+    };
+    auto root = [&](bool in_time) -> task<int> {
+        auto kept = ringlet::try_timeout(1s, in_time ? quick() : slow());
+        const auto first = co_await kept;
+        int thrown = 0;
+        for (int i = 0; i < 2; ++i) {
+            try {
+                const auto again = co_await kept;
+                thrown += again ? 100 : 200;
+            } catch (const std::logic_error&) { ++thrown; }
+        }
+        co_return 10 * first.value_or(0) + thrown;
+    };
+    CHECK(block_on(root(true)) == 72);
+    CHECK(block_on(root(false)) == 2);
+}
+
 TEST_CASE("virtual time: starts at the real time, stands still, jumps, and ends") {
     const time_point before = steady_clock::now();
     {

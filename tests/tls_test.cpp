@@ -255,6 +255,26 @@ TEST_CASE("close says goodbye") {
     s.hear("<<< TLS 1.3, Alert [length 0002], warning close_notify");
 }
 
+TEST_CASE("a read of nothing is over at once, and no error, whatever is there") {
+    const auto c = made().trusted();
+    const server s("good");
+    const unique_fd socket = s.connect();
+    auto root = [&]() -> task<> {
+        tls::stream stream(c, socket, "localhost");
+        co_await stream.handshake();
+        const std::size_t none = co_await stream.read({});
+        CHECK(none == 0);
+        co_await stream.write(bytes("line\n"));
+        const auto readable = co_await ringlet::io::poll(socket, POLLIN);
+        CHECK((readable & POLLIN) != 0);
+        const std::size_t still = co_await stream.read({});
+        CHECK(still == 0);
+        auto text = co_await ask(stream, "more");
+        CHECK(text.starts_with("enil\n"));
+    };
+    block_on(root());
+}
+
 TEST_CASE("a read that is cancelled loses nothing") {
     const auto c = made().trusted();
     const server s("good");

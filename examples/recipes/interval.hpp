@@ -43,7 +43,8 @@ public:
         constexpr std::chrono::hours century(100 * 365 * 24);
         if (!(each > each.zero()))
             throw std::invalid_argument("ringlet::interval: the period must be more than zero");
-        period = each < century ? std::chrono::ceil<std::chrono::nanoseconds>(each) : century;
+        const std::chrono::duration<long double> seconds = each;  // which can hold all of them
+        period = seconds < century ? std::chrono::ceil<std::chrono::nanoseconds>(each) : century;
         due = virtual_time::now() + period;
     }
     // Waits for the next tick, and gives the time when it was due.

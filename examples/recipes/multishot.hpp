@@ -58,6 +58,8 @@ public:
         if (!result) throw channel_closed();
         co_return std::move(*result);
     }
+    // The same with nullopt in the place of channel_closed.
+    auto try_next() { return results.recv(); }
 
 private:
     void complete(int n, unsigned flags) noexcept override {
@@ -83,7 +85,9 @@ public:
     template <class = void> task<unique_fd> next() {
         for (;;) {
             if (!shots) start();
-            connection c = co_await shots->next();
+            auto got = co_await shots->try_next();
+            if (!got) continue;  // another task has the last one, and is about to end these
+            connection c = std::move(*got);
             if (!(c.flags & IORING_CQE_F_MORE)) shots.reset();
             if (c.fd) co_return std::move(c.fd);
             if (!exhausted(c.error) && !passing(c.error))

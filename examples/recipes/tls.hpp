@@ -70,6 +70,7 @@ public:
     auto handshake() { return run(SSL_do_handshake); }
     // At most into.size() bytes; 0: the peer has said goodbye.
     template <class = void> task<std::size_t> read(std::span<std::byte> into) {
+        if (into.empty()) co_return 0;
         const int most = static_cast<int>(std::min<std::size_t>(into.size(), INT_MAX));
         const auto step = [&](SSL* s) { return SSL_read(s, into.data(), most); };
         co_return static_cast<std::size_t>(co_await run(step));

@@ -115,11 +115,11 @@ template <class F> task<std::invoke_result_t<F&>> send_out(F f) {
     std::packaged_task<std::invoke_result_t<F&>()> call(std::move(f));
     const auto by = helpers_here();
     const unique_fd event = new_event();
-    eventfd_t ended = 0;
+    int ended = 0;
     reactor::here().make_room();
     by->post([&call, fd = event.get()] { call(), eventfd_write(fd, 1); });
     ++executor::current()->outside;
-    while (!ended) co_await io::read(event, std::as_writable_bytes(std::span(&ended, 1))).result();
+    while (ended <= 0) ended = co_await io::poll(event, POLLIN).result();
     --executor::current()->outside;
     co_return call.get_future().get();
 }
