@@ -943,14 +943,15 @@ TEST_CASE("interval: periods that are none, odd or too long") {
         CHECK((tick == start + 2ns));
         const auto century = nanoseconds(std::chrono::hours(100 * 365 * 24));
         interval longest(std::chrono::hours::max()), longer(std::chrono::duration<float>(1e30F));
+        interval days(std::chrono::days::max()), years(std::chrono::years::max());
         const auto late = co_await longest.next();
         CHECK((late == start + 2ns + century));
         const auto later = co_await longer.next();
         CHECK((later == late));
-        interval days(std::chrono::days::max()), years(std::chrono::years::max());
-        const auto next = co_await days.next(), last = co_await years.next();
-        CHECK((next == late + century));
-        CHECK((last == next));
+        const auto next = co_await days.next();
+        CHECK((next == late));
+        const auto last = co_await years.next();
+        CHECK((last == late));
     };
     block_on(root());
 }
