@@ -204,7 +204,12 @@ public:
         if (late) std::rethrow_exception(std::exchange(late, nullptr));
         auto& job = start(detail::as_task(std::move(root)), place);
         const join_handle handle(job);
-        drive(job);
+        try {
+            drive(job);
+        } catch (...) {
+            end(&job);
+            throw;
+        }
         return job.take();
     }
     // Runs one job, if one is runnable or becomes so without blocking, and says whether. For the
@@ -254,15 +259,17 @@ private:
     [[gnu::always_inline]] void turn(int limit, const detail::job* root = nullptr) {
         const detail::scoped restores(detail::job::current, detail::job::current);
         if (hooks.on_spawn || hooks.before_run || hooks.after_run || hooks.on_finish)
-            run_some(limit, root, [this](detail::job& j, auto... how) { run_hooked(j, how...); });
-        else run_some(limit, root, [](detail::job& j, auto... how) { j.run(how...); });
+            run_some<true>(limit, root);
+        else run_some<false>(limit, root);
     }
-    [[gnu::always_inline]] void run_some(int limit, const detail::job* root, auto run) {
+    template <bool Watched>
+    [[gnu::always_inline]] void run_some(int limit, const detail::job* root) {
         for (detail::job* one; limit && (one = pop()); --limit) {
             detail::job& j = *(detail::job::current = one);
             const auto requeue = [&] { later.push(j); };
             const auto ended = [&] { limit = root == &j && root->is(j.ended) ? 1 : limit; };
-            run(j, requeue, ended);
+            if constexpr (Watched) run_hooked(j, requeue, ended);
+            else j.run(requeue, ended);
         }
     }
     // A run for those who watch. Unset hooks cost a test in each turn and one in each spawn. The
@@ -299,16 +306,13 @@ private:
     // stuck: two tasks that join each other, a receive from a channel that nobody will send to. A
     // loop that slept on would hang without a word, so this one throws, with the list of who waits
     // where.
-    void drive(detail::job& root) try {
+    void drive(const detail::job& root) {
         while (turn(64, &root), !root.is(detail::job::ended)) {
             if (look()) continue;
             std::string text = "ringlet: deadlock, nothing can wake the root task. Live tasks:\n";
             dump(text);
             throw deadlock(text);
         }
-    } catch (...) {
-        end(&root);
-        throw;
     }
     // The end of all jobs. Everybody is asked to stop, and the loop goes on until all have: a read
     // in flight keeps its frame until the kernel has let go of the buffer, a shielded task runs to

@@ -839,7 +839,8 @@ template <class W, class Base = wait> struct waits : Base {
     void start(job&) {}                     // where await_ready has begun it
     bool await_ready() const noexcept { return false; }
     template <class P>
-    void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {
+    [[gnu::always_inline]] void await_suspend(
+        std::coroutine_handle<P> h, source place = source::current()) {
         job& j = awaiting_job<P>();
         W& self = static_cast<W&>(*this);
         const bool begins = !j.stopping || self.insists();
