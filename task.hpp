@@ -834,13 +834,12 @@ namespace detail {
 // await_suspend and fills in its defaulted argument. (One of await_transform, a function of the
 // promise that may exchange the awaiter, would give it too, at the price of a second awaiter type.)
 template <class W, class Base = wait> struct waits : Base {
-    wait* what() { return this; }           // nullptr: for a waker
+    wait* what() { return this; }           // that the job waits for; nullptr: for a waker
     bool insists() const { return false; }  // begins even where the job is to stop
     void start(job&) {}                     // where await_ready has begun it
     bool await_ready() const noexcept { return false; }
     template <class P>
-    [[gnu::always_inline]] void await_suspend(
-        std::coroutine_handle<P> h, source place = source::current()) {
+    void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {
         job& j = awaiting_job<P>();
         W& self = static_cast<W&>(*this);
         const bool begins = !j.stopping || self.insists();

@@ -29,7 +29,7 @@
 // A call's life:
 //
 //     (1) unblock           (2) helpers::serve             (3) send_out
-//     posted, read begun --> a helper runs it, writes ----> the read is over: result or exception
+//     posted, poll begun --> a helper runs it, writes ----> the poll is over: result or exception
 //
 //     (1) The task that waits is shielded, and its frame, with the callable, the result and the
 //     eventfd, stays until (3), even if the executor ends: a call cannot be interrupted.
