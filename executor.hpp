@@ -51,8 +51,8 @@ struct parker : detail::pooled {
     static constexpr std::int64_t now = 0, never = INT64_MAX;  // `until`: without blocking; no end
 
     // Ends the waits whose time has come, which makes their jobs runnable. Blocks until there is
-    // one, but not past `until` on the monotonic clock, in nanoseconds. False: there is nothing to
-    // wait for, now or ever. Runs no code of a task.
+    // one, but not past `until` on the monotonic clock, in nanoseconds (by more than the kernel's
+    // own sleeps). False: there is nothing to wait for, now or ever. Runs no code of a task.
     virtual bool park(std::int64_t until) = 0;
     virtual ~parker() = default;
 };

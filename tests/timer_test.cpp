@@ -2,6 +2,7 @@
 // Wherever order matters the clock is virtual; nothing here measures how fast something is.
 #include <doctest/doctest.h>
 
+#include <sys/prctl.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -713,6 +714,29 @@ TEST_CASE("virtual time: made inside the root, and gone before its end") {
         CHECK_FALSE(early);
     };
     block_on(root());
+}
+
+// The slack is 100 ms here, so that what the machine does meanwhile makes no difference.
+TEST_CASE("sleep: deadlines that lie within the thread's timer slack end one sleep of the loop") {
+    const int usual = ::prctl(PR_GET_TIMERSLACK);
+    REQUIRE(::prctl(PR_SET_TIMERSLACK, 100'000'000) == 0);
+    std::uint64_t sleeps = 0;
+    int early = 0;
+    auto sleeper = [&](time_point due) -> task<> {
+        co_await sleep_until(due);
+        early += steady_clock::now() < due;
+    };
+    auto root = [&]() -> task<> {
+        co_await sleep_for(1us);  // the ring is there
+        const std::uint64_t before = ringlet::reactor::stats().enters;
+        const time_point due = steady_clock::now() + 10ms;
+        co_await ringlet::when_all(sleeper(due), sleeper(due + 50ms), sleeper(due + 100ms));
+        sleeps = ringlet::reactor::stats().enters - before;
+    };
+    block_on(root());
+    CHECK(::prctl(PR_SET_TIMERSLACK, usual) == 0);
+    CHECK(sleeps == 1);
+    CHECK(early == 0);
 }
 
 TEST_CASE("virtual time: one at a time on a thread") {
