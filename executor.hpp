@@ -79,9 +79,10 @@ struct job_info {
 // who holds up the others:
 //
 //     ex.hooks.context = &began;
-//     ex.hooks.before_run = [](void* c, const job_info&) { *static_cast<clock*>(c) = now(); };
+//     ex.hooks.before_run = [](void* c, const job_info&) { *static_cast<time_point*>(c) = now(); };
 //     ex.hooks.after_run = [](void* c, const job_info& j) {
-//         if (now() - *static_cast<clock*>(c) > 10ms) warn(j.where.file_name(), j.where.line());
+//         const auto took = now() - *static_cast<time_point*>(c);
+//         if (took > 10ms) warn(j.where.file_name(), j.where.line());
 //     };
 struct executor_hooks {
     using hook = void (*)(void* context, const job_info&);
@@ -437,7 +438,7 @@ public:
     template <detail::awaitable A>
     void spawn(A work, detail::source place = detail::source::current()) const {
         auto& j = *group->add(detail::valueless(detail::as_task(std::move(work)))).release();
-        // Before that it is left to start().
+        // Before the scope has begun, start() does it.
         if (group->owner && group->owner->waiting == group) group->begin(j, place);
     }
 };
@@ -509,8 +510,8 @@ template <class F> struct [[nodiscard]] scoping final : group {
 
 }  // namespace detail
 
-// Runs the tasks side by side, and gives a tuple of their values, an empty one for a task<>. At the
-// first exception the others are cancelled; it is rethrown when they have ended. Takes tasks or
+// Runs the tasks side by side, and gives a tuple of their values (an empty struct for a task<>). At
+// the first exception the others are cancelled; it is rethrown when they have ended. Takes tasks or
 // other awaitables, or a vector of them, which gives a vector (of pointers, where they give
 // references). Costs a job for each.
 template <detail::awaitable... A> auto when_all(A... work) {
@@ -571,7 +572,7 @@ struct channel_closed : std::exception {
 //                                   (5) one item was taken
 //
 //     (1) put into the receiver's frame, which then has a result: no cancel takes it away again
-//     (2) try_send; the item is a block of the pool    (3) the value waits in the sender's frame,
+//     (2) pass; the item is a block of the pool    (3) the value waits in the sender's frame,
 //     and goes with it    (4) try_recv    (5) the first that waits moves up, and its send is over
 //
 // A queue between tasks: at most `capacity` items wait in it, then senders wait; with capacity 0

@@ -424,7 +424,8 @@ inline auto given(std::int64_t& offset) { return static_cast<std::uint64_t>(offs
 inline auto given(sockaddr_storage& to) { return reinterpret_cast<const sockaddr*>(&to); }
 template <class T> T* given(copied<T>& copy) { return copy.data(); }
 
-// What a request works on, for its error: the first argument that is a path or a descriptor.
+// What a request works on, for its error: the first argument, if it is a path, or a number, which
+// is taken for a descriptor.
 inline std::string subject(const auto&...) { return {}; }
 inline std::string subject(const copied<char>& path, const auto&...) {
     return ' ' + std::string(path.data());
@@ -580,7 +581,7 @@ namespace io {
 // `name`, and what the request points at, must live until the await is over; `fill` is kept in it,
 // and called when it begins. With arguments it is fill(sqe, arguments...), a function of liburing's
 // or another that only writes the request; they are kept as well: of a span of bytes, where they
-// are, of a unique_fd, its number.
+// are, of a unique_fd, its number. A number that comes first is taken for a descriptor, in errors.
 template <class R = int, class... A> auto op(auto fill, const char* name = "io::op", A&&... a) {
     auto with = [fill = std::move(fill), ... its = detail::kept(std::forward<A>(a))](
                     auto use) mutable { return use(fill, its...); };
@@ -608,7 +609,7 @@ inline auto readv(int fd, std::span<const iovec> into, std::int64_t offset = -1)
 inline auto writev(int fd, std::span<const iovec> from, std::int64_t offset = -1) {
     return op<std::size_t>(io_uring_prep_writev, "writev", fd, from, detail::size_of(from), offset);
 }
-// Opens a file, close-on-exec (worker, with O_CREAT).
+// Opens a file, close-on-exec (worker, with O_CREAT or O_TRUNC).
 inline auto open(const char* path, int flags, mode_t mode = 0) {
     return op<unique_fd>(
         io_uring_prep_openat, "open", AT_FDCWD, detail::copy(path), flags | O_CLOEXEC, mode);
@@ -640,7 +641,7 @@ inline auto unlink(const char* path, int flags = 0) {
 inline auto mkdir(const char* path, mode_t mode = 0777) {
     return op<void>(io_uring_prep_mkdir, "mkdir", detail::copy(path), mode);
 }
-// A new socket, close-on-exec.
+// A new socket, close-on-exec (Linux 5.19).
 inline auto socket(int domain, int type, int protocol = 0) {
     const auto fill = [=](io_uring_sqe* s) {
         io_uring_prep_socket(s, domain, type | SOCK_CLOEXEC, protocol, 0);

@@ -24,12 +24,12 @@
 //
 //        (1)               (2)                (6)
 //     ---------> SCHEDULED ---------> RUNNING ---------> ENDED
-//                  ^     ^             |   |               ^
-//              (4) |     |     (4)     |   | (3)           |
-//                  |     +-------------+   v               |
-//                  +----------------------IDLE             |
-//                  |          (5)          |     (5)       |
-//                  +-----------------------+ - - - - - - - +
+//                 |  ^  ^              |   |              ^
+//                 |  |  |     (4)      |   | (3)          |
+//                 |  |  +--------------+   v              |
+//                 |  +-------------------IDLE             |
+//                 |        (4), (5)                       |
+//                 + - - - - - - - -(5)- - - - - - - - - - +
 //
 //     (1) spawn: the first runnable; it queues nothing    (2) runnable::run resumes the innermost
 //     frame    (3) an await that has to wait suspends it    (4) the wait is over, or waker::wake: a
@@ -76,7 +76,7 @@ struct task_cancelled : std::exception {
 // call. Tasks are called as often as functions. So freed frames are kept, in lists by size, and
 // the next frame of that size is one of them: five instructions instead of the heap's hundred. A
 // call takes 92 instructions that way, and 236 with operator new and delete; a spawn with its join
-// 252 instead of 545 (g++ 12.2 -O3, both counted by callgrind).
+// 254 instead of 547 (g++ 12.2 -O3, both counted by callgrind).
 //
 //     allocate(200): list 13 of free[] --> block --> block --> nothing more: refill
 //     deallocate(p, 200): p becomes the first of list 13
@@ -132,7 +132,7 @@ private:
         return upstream ? *upstream : *std::pmr::new_delete_resource();
     }
     // The heap's blocks go back when the thread ends. To be told of that takes a few bytes of the
-    // heap itself, which a program without one does not want; nor is its resource to be asked then.
+    // heap itself: so nobody is told where a resource is set, which is not asked then either.
     [[gnu::noinline, gnu::cold]] static void* refill(std::size_t n) {
         struct trimmer {
             ~trimmer() { upstream ? void() : trim(); }
@@ -194,7 +194,7 @@ template <class T> struct scoped {
 // A job through one wait, say `co_await sleep_for(20ms)`:
 //
 //     run()         resumes the frame at `point`, which comes to the co_await
-//     await_ready() sets the timer
+//     await_ready() sets the timer (chapter 3 has these names)
 //     suspend()     notes the frame, the place and the wait
 //     run()         returns; the thread is the executor's again, which runs other jobs
 //     let_go()      20 ms later, from the timer: the job is SCHEDULED, and in the executor's queue
@@ -256,7 +256,7 @@ struct wait {
 // timeout waits for. A job may be in several, one inside the other, as its frames are. To stop one
 // is a small cancel: the wait lets go, and run() destroys the section's frames in the place of all,
 // and resumes the one that awaited it. (A child job would need no section, and timeouts were
-// groups before: 733 instructions for one around a yield, where it is 365 now.)
+// groups before: 733 instructions for one around a yield, where it is 363 now.)
 //
 // It is over when those frames have ended or are gone. That may be long before await_resume: where
 // an expression has several co_awaits, g++ 12 calls that of each when the last has been waited for.
@@ -272,7 +272,8 @@ struct section {
 
 // Where a job goes when it is to run: to the end of an executor's queue, which is so frequent that
 // it is no virtual call; or to anybody's schedule function, where there is no queue. A job that was
-// woken while it ran goes by schedule() in both cases: an executor has another place for it.
+// woken while it ran goes by schedule() (or run's `requeue`) in both cases: an executor has another
+// place for it.
 struct scheduler {
     job** tail = nullptr;  // where the queue's next link goes; nullptr: there is no queue
     virtual void schedule(job&, schedule_info) noexcept = 0;
@@ -280,7 +281,7 @@ struct scheduler {
 
 inline std::string text_of(source at) { return at.file_name() + (':' + std::to_string(at.line())); }
 
-// What every frame begins with, behind two pointers of the compiler's.
+// What every frame's promise (chapter 3) begins with, behind two pointers of the compiler's.
 struct called {
     void* caller;  // the frame that waits for this one, once it does; of a root frame: its job
 };
@@ -312,8 +313,8 @@ struct called {
 struct job : pooled, linked {
     // The phase. SCHEDULED: a runnable exists, or the job is in the queue of an executor that needs
     // none; with `fulfilled`, the wait has a result, and even a cancelled job is resumed.
-    // SUSPENDED: IDLE. ENDED: the frames are gone. None of these: RUNNING; then `woken`: schedule
-    // at the end of the run; `look`: more is to be seen to at the end of the run. `failed`: the
+    // SUSPENDED: IDLE. ENDED: the frames are gone. None of these: RUNNING. Beside any of them,
+    // `woken`: schedule at the end of the run; `look`: more is to be seen to there; `failed`: the
     // outermost frame has ended with an exception.
     static constexpr unsigned scheduled = 1, suspended = 2, ended = 4, fulfilled = 8;
     static constexpr unsigned woken = 16, look = 32, failed = 64, budget = 129;
@@ -338,7 +339,8 @@ struct job : pooled, linked {
 
     // Where it waits, and where it was spawned, for those who look. An await inside this file (in
     // as_task) is no place of the program's: that is the section's around it, or the spawn's, or,
-    // of a child, the parent's. Cold: else it would be inlined into the executor's loop, for hooks.
+    // of a child, the parent's. (Those in executor.hpp and reactor.hpp, of spawn(f) and of
+    // read_exactly, do show.) Cold: else it would be inlined into the executor's loop, for hooks.
     source awaits_at() const { return place_of(where, inner); }
     source place_of(source place, const section* around) const {
         for (; around && here(place); around = around->outer) place = around->where;
@@ -367,8 +369,8 @@ struct job : pooled, linked {
     // read as the byte that clang writes: a load of more waits for that store, 3 ns of a yield.)
     //
     // Runs the job to its next suspension. If it was woken meanwhile it is scheduled again, and the
-    // answer is true; `requeue` does that after a yield, and `unless_idle` is told where the job
-    // may have ended, not having come to a yield or a plain wait: both are inlined into the
+    // answer is true; `requeue` does that after a yield, and `unless_idle` is told where a resumed
+    // job may have ended, not having come to a yield or a plain wait: both are inlined into the
     // executor's loop.
     [[gnu::always_inline]] bool run(auto requeue, auto unless_idle) {
         if (stopping && !goes_on()) [[unlikely]]
@@ -594,7 +596,7 @@ template <class T> struct promise_base : called, pooled {
     // transfer (await_suspend gives the handle that is to be resumed next) would do it too, but
     // costs more (117 instructions a call against 107, in a sketch with g++ 12.2; 77 against 73
     // with clang 19), and where it is no tail call (g++ without -O2, or with a sanitizer) a loop of
-    // 10,000 to 65,000 awaits overflows the stack.
+    // 10,000 to 260,000 awaits overflows the stack.
     std::suspend_always final_suspend() const noexcept { return {}; }
     void unhandled_exception() noexcept {
         outcome->error = std::current_exception();

@@ -91,7 +91,7 @@ public:
 //
 // An array, because a deadline is compared with a dozen others on its way, and here they lie side
 // by side: a tree with its links in the awaiters (a skew heap, a pairing heap) touches a cold line
-// of memory for each, and took 1.6 us of CPU for each of 100,000 sleepers in the place of 1.1. A
+// of memory for each, and took half as much again of CPU time for each of 100,000 sleepers. A
 // wheel of slots was left out: it rounds deadlines to its slots, or needs several wheels. The array
 // comes from the pool, and stays at the length it has needed: no timer allocates but those that are
 // more than ever before.
@@ -125,7 +125,7 @@ public:
         return static_cast<timer_heap&>(*ex.clock);
     }
     [[gnu::noinline]] explicit timer_heap(executor& e) : ex(e), io(reactor::here()), heap(64) {}
-    ~timer_heap() override {  // of jobs that another executor runs
+    ~timer_heap() override {  // of jobs of another executor
         while (size) remove(*heap[0].node);
     }
 

@@ -1054,13 +1054,13 @@ TEST_CASE("waiters whose schedule function runs them on the spot") {
     const auto on_the_spot = [](runnable r) { std::move(r).run(); };
     history log;
     auto receiver = [&](channel<int>& c, std::string name) -> task<> {
-        std::array<char, 4096> large{};
+        std::array<char, 131072> large{};
         std::optional<int> v = co_await c.recv();
         log.push_back(name + (v ? " " + std::to_string(*v) : std::string(" none")));
         large[0] = 1;
     };
     auto sender = [&](channel<int>& c, int n) -> task<> {
-        std::array<char, 4096> large{};
+        std::array<char, 131072> large{};
         try {
             co_await c.send(n);
             log.push_back("sent " + std::to_string(n));

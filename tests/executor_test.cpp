@@ -85,7 +85,6 @@ task<> fail_detached(std::string what) {
     throw oops(what);
     co_return;
 }
-// Runs what is runnable; the tests that use it have nothing to wait for.
 // What a join gives, as a word.
 task<std::string> outcome(join_handle<int>& h) {
     std::string text;

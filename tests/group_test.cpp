@@ -75,7 +75,6 @@ bool names(const std::string& text, int line) {
 }
 std::size_t indent_of(const std::string& line) { return line.find_first_not_of(' '); }
 
-// Runs what is runnable; the tests that use it have nothing to wait for.
 task<> nothing() { co_return; }
 task<> count(int& n) {
     ++n;
@@ -2253,7 +2252,7 @@ TEST_CASE("groups in a job whose schedule function runs it on the spot") {
         };
         // A frame this large goes back to the heap as soon as it ends.
         auto owner = [&]([[maybe_unused]] guard parameter) -> task<> {
-            std::array<char, 4096> large{};
+            std::array<char, 131072> large{};
             std::tuple<int, int> all;
             std::tuple<std::optional<int>, std::optional<int>> any;
             int n = 0;
@@ -2293,7 +2292,7 @@ TEST_CASE("groups in a job whose schedule function runs it on the spot") {
     gate a, b;
     int gone = 0, went_on = 0;
     auto owner = [&]([[maybe_unused]] guard parameter) -> task<> {
-        std::array<char, 4096> large{};
+        std::array<char, 131072> large{};
         co_await when_all(wait_for(a, 1, gone), wait_for(b, 2, gone));
         large[0] = static_cast<char>(++went_on);
     };
@@ -2324,7 +2323,7 @@ TEST_CASE("groups in a job whose schedule function drops its children's runnable
         gone = 0;
         dropping = false;
         auto owner = [&]([[maybe_unused]] guard parameter) -> task<> {
-            std::array<char, 4096> large{};  // goes back to the heap at once
+            std::array<char, 131072> large{};  // goes back to the heap at once
             dropping = when == 0;
             co_await when_all(wait_at(a, guard(gone)), wait_at(b, guard(gone)));
             large[0] = static_cast<char>(++went_on);

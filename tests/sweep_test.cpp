@@ -86,7 +86,7 @@ public:
     ~heavy() { objects.wrong += value() != 7 || ballast_.front() != 'x' || ballast_.back() != 'x'; }
 
 private:
-    std::array<char, 65536> ballast_;
+    std::array<char, 131072> ballast_;
 };
 
 std::set<std::string> open_descriptors() {

@@ -61,12 +61,12 @@ struct wait : std::suspend_always {
 //
 //        (1)                (2)                 (4)
 //     --------> SCHEDULED --------> RUNNING ---------> ENDED
-//                ^    ^              |   |               ^
-//            (5) |    |      (5)     |   | (3)           |
-//                |    +---- WOKEN <--+   v               |
-//                +--------------------- IDLE             |
-//                |          (6)          |     (6)       |
-//                +-----------------------+ - - - - - - - +
+//                |  ^  ^              |   |              ^
+//                |  |  |      (5)     |   | (3)          |
+//                |  |  +---- WOKEN <--+   v              |
+//                |  +------------------- IDLE            |
+//                |       (5), (6)                        |
+//                + - - - - - - - -(6)- - - - - - - - - - +
 //
 //     (1) spawn    (2) run resumes the frame    (3) an await suspends it    (4) the frame has
 //     returned    (5) wake    (6) cancel: what the job waits for lets go, the job is scheduled once

@@ -1,6 +1,7 @@
 // recipes/generator.hpp: a task that gives more than one value.
 //
 //     #include <ringlet/recipes/generator.hpp>
+//     #include <ringlet/timer.hpp>
 //     ringlet::generator<int> beats(int n) {
 //         for (int i = 0; i < n; ++i) {
 //             co_await ringlet::sleep_for(std::chrono::seconds(1));
