@@ -127,9 +127,8 @@ inline source last_place() { return job::current ? job::current->awaits_at() : s
 // can do.
 struct [[nodiscard]] yield_awaiter : std::suspend_always {
     yield_awaiter() {}
-    template <class P>
-    void await_suspend(std::coroutine_handle<P> h, source place = source::current()) const {
-        job& j = awaiting_job<P>();
+    void await_suspend(auto h, source place = source::current()) const {
+        job& j = awaiting_job(h);
         j.point = h, j.where = place;
         j.phase |= job::scheduled | job::woken;
     }

@@ -614,7 +614,7 @@ template <> struct promise_of<void> : promise_base<void> {
 };
 
 // The job of the coroutine that suspends.
-template <class P> job& awaiting_job() {
+template <class P> job& awaiting_job(std::coroutine_handle<P>) {
     static_assert(std::is_base_of_v<called, P>,
         "ringlet: this can only be awaited in a ringlet::task. Let the function return "
         "ringlet::task<...>, or start the task with ringlet::block_on from ordinary code");
@@ -653,8 +653,8 @@ private:
         owner callee;
         detail::result<T> outcome;
         explicit awaiter(owner o) : callee(std::move(o)) {}
-        template <class P> bool await_suspend(std::coroutine_handle<P> caller) {
-            detail::awaiting_job<P>();
+        bool await_suspend(auto caller) {
+            detail::awaiting_job(caller);
             promise_type& p = *callee;
             p.outcome = &outcome;
             p.frame().resume();
@@ -840,9 +840,8 @@ template <class W, class Base = wait> struct waits : Base {
     bool insists() const { return false; }  // begins even where the job is to stop
     void start(job&) {}                     // where await_ready has begun it
     bool await_ready() const noexcept { return false; }
-    template <class P>
-    void await_suspend(std::coroutine_handle<P> h, source place = source::current()) {
-        job& j = awaiting_job<P>();
+    void await_suspend(auto h, source place = source::current()) {
+        job& j = awaiting_job(h);
         W& self = static_cast<W&>(*this);
         const bool begins = !j.stopping || self.insists();
         j.suspend(h, place, self.what(), begins, [&]() noexcept { self.start(j); });

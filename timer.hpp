@@ -276,9 +276,8 @@ template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_h
         if (caller) throw std::logic_error("ringlet: a timeout is awaited twice");
         return timer_heap::here().add(*this), false;
     }
-    template <class P>
-    bool await_suspend(std::coroutine_handle<P> h, source at = source::current()) {
-        owner = &awaiting_job<P>();
+    bool await_suspend(auto h, source at = source::current()) {
+        owner = &awaiting_job(h);
         outer = std::exchange(owner->inner, this);
         caller = h, inside = work.callee->frame(), where = at;
         return work.await_suspend(h);

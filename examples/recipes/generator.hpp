@@ -79,8 +79,8 @@ private:
                 throw std::logic_error("ringlet: two tasks await next() of one generator at once");
             return !of.body;
         }
-        template <class P> bool await_suspend(std::coroutine_handle<P> h) {
-            detail::awaiting_job<P>();
+        bool await_suspend(auto h) {
+            detail::awaiting_job(h);
             of.body->caller = nullptr;
             of.body->frame().resume();
             waits = of.body->waits = !of.body->value && !of.body->frame().done();
