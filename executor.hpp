@@ -92,33 +92,6 @@ struct executor_hooks {
 
 namespace detail {
 
-// First in, first out, linked by job::next. `tail` is where the next link goes: into the last job,
-// or, if there is none, into `first`; so to push needs no test, and append is a few stores, however
-// long the other queue is. In the queue that is popped from the last job's link is nullptr: whoever
-// wakes a job sees to that, and append. The tail is the scheduler's: a job that is woken puts
-// itself there. (Nobody calls this schedule(): an executor has its own.)
-//
-//     first --> job --> job --> nullptr          tail --> the last job's next
-struct run_queue : scheduler {
-    job* first = nullptr;
-    run_queue() { tail = &first; }
-    bool none() const { return tail == &first; }
-    void push(job& j) { *std::exchange(tail, &j.next) = &j; }
-    void schedule(job& j, schedule_info) noexcept override { push(j); }
-    job* pop() {
-        job* const j = first;
-        if (j && !(first = j->next)) [[likely]]
-            tail = &first;
-        return j;
-    }
-    void append(run_queue& other) {
-        if (other.none()) return;
-        *other.tail = nullptr;
-        *tail = other.first;
-        tail = std::exchange(other.tail, &other.first);
-    }
-};
-
 // The place of the running task's last co_await.
 inline source last_place() { return job::current ? job::current->awaits_at() : source(); }
 
@@ -167,7 +140,9 @@ template <class T> task<> valueless(task<T> t) { static_cast<void>(co_await std:
 // been submitted, so it is shared by many runs; and 64 runs take some microseconds, by which I/O is
 // late at most. What becomes runnable meanwhile runs before the look and not behind it: two tasks
 // that wake each other would else cost a look for each message.
-class executor final : detail::run_queue {
+class executor final : detail::scheduler {
+    using job = detail::job;
+
 public:
     executor_hooks hooks;
     // What it waits with. The reactor puts itself here at the first operation, the timers at the
@@ -179,9 +154,10 @@ public:
 
     // The pool of this thread is made first: an executor that is thread_local gives its frames back
     // to it.
-    executor() { frame_pool::deallocate(frame_pool::allocate(1), 1); }
+    executor() : scheduler(&first) { frame_pool::deallocate(frame_pool::allocate(1), 1); }
     ~executor() {
-        const detail::scoped here(running, self());
+        // Launder, here and below: or g++ 12 warns that `running` keeps a local variable's address.
+        const detail::scoped here(running, std::launder(this));
         end(nullptr);
     }
 
@@ -200,17 +176,17 @@ public:
         if (running)
             throw std::logic_error("ringlet: block_on, or executor::run, in a running executor "
                                    "would block it: co_await the task, or spawn it");
-        const detail::scoped here(running, self());
+        const detail::scoped here(running, std::launder(this));
         if (late) std::rethrow_exception(std::exchange(late, nullptr));
-        auto& job = start(detail::as_task(std::move(root)), place);
-        const join_handle handle(job);
+        auto& main = start(detail::as_task(std::move(root)), place);
+        const join_handle handle(main);
         try {
-            drive(job);
+            drive(main);
         } catch (...) {
-            end(&job);
+            end(&main);
             throw;
         }
-        return job.take();
+        return main.take();
     }
     // Runs one job, if one is runnable or becomes so without blocking, and says whether. For the
     // loops of others: a program that has one already, a game or a window system, calls this from
@@ -220,14 +196,14 @@ public:
     // detached task leaves here; throws std::logic_error in a task of this executor.
     bool try_tick() {
         if (running == this) throw std::logic_error("ringlet: try_tick in the executor it ticks");
-        const detail::scoped here(running, self());
+        const detail::scoped here(running, std::launder(this));
         if (none() || ++ticks % 64 == 0) look(false);
         return !none() && (turn(1), true);
     }
     // Has every task ended?
     bool empty() const { return jobs.empty(); }
     // Is none runnable?
-    bool idle() const { return none() && later.none(); }
+    bool idle() const { return none() && last == &later; }
     // Appends a line for each live task: where it was spawned, and what it waits for, and where.
     void dump(std::string& out) const { list(jobs, out, 1); }
 
@@ -244,13 +220,27 @@ private:
     template <class T>
     [[gnu::always_inline]] detail::job_of<T>& start(task<T>&& work, detail::source place) {
         using started = detail::job_of<T>;
-        auto& job = *new started(started::frame_of(work).release(), *this, place, &jobs);
-        push(job);
-        if (hooks.on_spawn) tell(hooks.on_spawn, job);
-        return job;
+        auto& j = *new started(started::frame_of(work).release(), *this, place, &jobs);
+        *std::exchange(tail, &j.next) = &j;
+        if (hooks.on_spawn) tell(hooks.on_spawn, j);
+        return j;
     }
+    // The two queues are linked by job::next. `tail` and `last` are where the next link goes: into
+    // the last job, or, if there is none, into `first` or `later`; so to push needs no test, and
+    // append is a few stores, however long the other queue is. In the queue that is popped from the
+    // last job's link is nullptr: whoever wakes a job sees to that, and append.
+    //
+    //     first --> job --> job --> nullptr          tail --> the last job's next
+    //
     // Those that were woken while they ran; the others have put themselves into the queue.
-    void schedule(detail::job& j, schedule_info) noexcept override { later.push(j); }
+    void schedule(job& j, schedule_info) noexcept override { *std::exchange(last, &j.next) = &j; }
+    bool none() const { return tail == &first; }
+    void append() {
+        if (last == &later) return;
+        *last = nullptr;
+        *tail = later;
+        tail = std::exchange(last, &later);
+    }
     // The loop: runs up to `limit` jobs, and none after the root has returned. A job that yields
     // goes to `later`; one that is woken goes to the queue, and is run in this turn if it has room.
     // What a yield costs is here and in job::run: 24 instructions, beside the coroutine's own 19. A
@@ -258,17 +248,18 @@ private:
     // those who watch and one for the others, which so has no test for it in each run. (What either
     // does with a job was a lambda that the loop was given: in larger programs g++ called it, which
     // was a quarter of a yield's time.)
-    [[gnu::always_inline]] void turn(int limit, const detail::job* root = nullptr) {
-        const detail::scoped restores(detail::job::current, detail::job::current);
+    [[gnu::always_inline]] void turn(int limit, const job* root = nullptr) {
+        const detail::scoped restores(job::current, job::current);
         if (hooks.on_spawn || hooks.before_run || hooks.after_run || hooks.on_finish)
             run_some<true>(limit, root);
         else run_some<false>(limit, root);
     }
-    template <bool Watched>
-    [[gnu::always_inline]] void run_some(int limit, const detail::job* root) {
-        for (detail::job* one; limit && (one = pop()); --limit) {
-            detail::job& j = *(detail::job::current = one);
-            const auto requeue = [&] { later.push(j); };
+    template <bool Watched> [[gnu::always_inline]] void run_some(int limit, const job* root) {
+        for (; limit && first; --limit) {
+            job& j = *(job::current = first);
+            if (!(first = j.next)) [[likely]]
+                tail = &first;
+            const auto requeue = [&] { schedule(j, {}); };
             const auto ended = [&] { limit = root == &j && root->is(j.ended) ? 1 : limit; };
             if constexpr (Watched) run_hooked(j, requeue, ended);
             else j.run(requeue, ended);
@@ -277,7 +268,7 @@ private:
     // A run for those who watch. Unset hooks cost a test in each turn and one in each spawn. The
     // job is kept until the last of them has been told. The children of a group, which are not
     // spawned here, are told of at their first run.
-    void run_hooked(detail::job& j, auto requeue, auto unless_idle) {
+    void run_hooked(job& j, auto requeue, auto unless_idle) {
         const waker stays(j, 0);
         std::exception_ptr error;
         if (j.group && !j.runs) tell(hooks.on_spawn, j);
@@ -286,10 +277,10 @@ private:
             j.run(requeue, unless_idle);
         } catch (...) { error = std::current_exception(); }
         tell(hooks.after_run, j);
-        if (j.is(detail::job::ended)) tell(hooks.on_finish, j);
+        if (j.is(job::ended)) tell(hooks.on_finish, j);
         if (error) std::rethrow_exception(error);
     }
-    void tell(executor_hooks::hook hook, const detail::job& j) const {
+    void tell(executor_hooks::hook hook, const job& j) const {
         if (hook) hook(hooks.context, {&j, j.parent(), j.origin(), j.awaits_at()});
     }
     // The clock is asked before the ring because it stands in front of it: it lets the ring sleep,
@@ -301,15 +292,15 @@ private:
     bool look(bool may_sleep = true) {
         parker* const p = clock ? clock.get() : io.get();
         const bool hope = p && p->park(may_sleep && idle() ? parker::never : parker::now);
-        append(later);
+        append();
         return hope || !idle();
     }
     // If the parker says that nothing will ever come while the root has not ended, the program is
     // stuck: two tasks that join each other, a receive from a channel that nobody will send to. A
     // loop that slept on would hang without a word, so this one throws, with the list of who waits
     // where.
-    void drive(const detail::job& root) {
-        while (turn(64, &root), !root.is(detail::job::ended)) {
+    void drive(const job& root) {
+        while (turn(64, &root), !root.is(job::ended)) {
             if (look()) continue;
             std::string text = "ringlet: deadlock, nothing can wake the root task. Live tasks:\n";
             dump(text);
@@ -324,38 +315,38 @@ private:
     // Or that of one job, the root of a run that ends with an exception: the others go on
     // meanwhile, and if they fail as well the next run says so. At the executor's end nobody is
     // left to be told.
-    void end(detail::job* only) {
-        while (only ? !only->is(detail::job::ended) : !empty()) {
+    void end(job* only) {
+        while (only ? !only->is(job::ended) : !empty()) {
             if (only) only->cancel();
-            else jobs.each<detail::job>([](detail::job& j) { j.cancel(); });
+            else jobs.each<job>([](job& j) { j.cancel(); });
             const bool asked = none();  // nothing to run: all have been asked, and wait
             try {
                 do turn(64, only);
                 while (!only && !none());
-                if ((only ? only->is(detail::job::ended) : !asked) || look()) continue;
+                if ((only ? only->is(job::ended) : !asked) || look()) continue;
             } catch (...) {  // a task's, or look's: then nothing will come
                 if (only && !late) late = std::current_exception();
-                append(later);  // which look has not done
+                append();  // which look has not done
                 if (!asked || !idle()) continue;
             }
-            give_up(only ? only : static_cast<detail::job*>(jobs.after));
+            give_up(only ? only : static_cast<job*>(jobs.after));
         }
     }
     // Nothing can come any more: what is left waits in vain, under a shield, say. The innermost job
     // is cancelled, which a shield does not keep off; one that has been cancelled is ended.
-    void give_up(detail::job* stuck) {
+    void give_up(job* stuck) {
         while (const detail::ring* inner = stuck->children())
-            stuck = static_cast<detail::job*>(inner->after);
+            stuck = static_cast<job*>(inner->after);
         if (!stuck->cancelled) return stuck->cancel();
         tell(hooks.on_finish, *stuck);
         stuck->abandon();
     }
     static void list(const detail::ring& jobs, std::string& out, std::size_t depth) {
-        jobs.each<detail::job>([&](const detail::job& j) {
+        jobs.each<job>([&](const job& j) {
             out.append(2 * depth, ' ').append("task spawned at " + detail::text_of(j.origin()));
             if (j.waiting) out += " waits for " + j.waiting->describe();
-            else if (j.is(detail::job::suspended)) out += " waits for a waker";
-            else out += j.is(detail::job::scheduled) ? " is runnable" : " runs";
+            else if (j.is(job::suspended)) out += " waits for a waker";
+            else out += j.is(job::scheduled) ? " is runnable" : " runs";
             out += " at " + detail::text_of(j.awaits_at());
             for (const detail::section* s = j.inner; s; s = s->outer) {
                 const auto place = j.place_of(s->where, s->outer);
@@ -365,10 +356,7 @@ private:
             if (j.children()) list(*j.children(), out, depth + 1);
         });
     }
-    // Or g++ 12 warns that `running` keeps the address of block_on's local variable.
-    executor* self() { return std::launder(this); }
-
-    detail::run_queue later;  // those that were woken while they ran
+    job *first = nullptr, *later = nullptr, **last = &later;
     detail::ring jobs;
     std::exception_ptr late;  // of a detached task, for the next run
     unsigned ticks = 0;

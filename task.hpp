@@ -275,7 +275,8 @@ struct section {
 // woken while it ran goes by schedule() (or run's `requeue`) in both cases: an executor has another
 // place for it.
 struct scheduler {
-    job** tail = nullptr;  // where the queue's next link goes; nullptr: there is no queue
+    job** tail;  // where the queue's next link goes; nullptr: there is no queue
+    explicit scheduler(job** t = nullptr) : tail(t) {}
     virtual void schedule(job&, schedule_info) noexcept = 0;
 };
 
