@@ -154,9 +154,10 @@ public:
     // The reactor of the running executor. The options count if this call creates it: so a program
     // that wants another size asks for it before its first operation. Throws std::logic_error where
     // no executor runs, std::system_error where there can be no ring.
-    static reactor& here(options o = options()) {
-        const executor* const ex = executor::current();
-        return ex && ex->io ? static_cast<reactor&>(*ex->io) : make(o);
+    [[gnu::always_inline]] static reactor& here(options o = options()) {
+        executor& ex = executor::here();
+        if (!ex.io) ex.io.reset(new reactor(o));
+        return static_cast<reactor&>(*ex.io);
     }
 
     // What has gone through it so far; of a reactor that is made for this call, if there is none.
@@ -165,7 +166,7 @@ public:
     // A child of fork() inherits the descriptor, through which it could submit to the parent's
     // ring, but not the rings' memory. A counter of the process says that it is one; getpid() would
     // be a system call. Each submit asks for less: is `mark` still what it was when this was made?
-    explicit reactor(options o) {
+    [[gnu::noinline]] explicit reactor(options o) {
         [[maybe_unused]] static const int once = pthread_atfork({}, {}, [] { ++forks, mark = 0; });
         set_up(o);
         // Saves looking up the descriptor in each call.
@@ -302,10 +303,6 @@ private:
 
     // Out of line, each of these: so the awaits, which seldom need them, are short and inlined.
     [[gnu::noinline]] void flush() { enter(0); }
-    [[gnu::noinline]] static reactor& make(options o) {
-        auto& slot = executor::here().io;
-        return slot = std::make_unique<reactor>(o), static_cast<reactor&>(*slot);
-    }
     // The lowest bit of an address is free, and says that this is the request to cancel that one.
     [[gnu::noinline]] void push(auto& fill, const completion* to, std::uintptr_t cancels) {
         io_uring_sqe request{};
