@@ -178,18 +178,18 @@ public:
     // listening port. So what is still in flight, a recipe's multishot, say, is cancelled first,
     // and waited for.
     ~reactor() override {
-        const bool mine = !forked();  // or the ring is the parent's
-        if (mine && counts.in_flight) cancel(nullptr);
-        while (mine && counts.in_flight) wait();
+        if (counts.in_flight && cancel(nullptr))
+            while (counts.in_flight) wait();
         // The ring is registered in the table of the thread that made it, and of no other.
         if (home != mark) ring.int_flags = 0;
-        mine ? io_uring_queue_exit(&ring) : void(::close(ring.ring_fd));
+        // In a forked child it is the parent's.
+        forked() ? void(::close(ring.ring_fd)) : io_uring_queue_exit(&ring);
     }
 
     // Makes room for a request, so that submit() has nothing to ask of the kernel. Throws
     // std::logic_error on another thread or after fork(), std::system_error if the kernel refuses.
     void make_room() {
-        while (home != mark || !has_room()) [[unlikely]] flush();
+        while (home != mark || !has_room()) [[unlikely]] enter(0);
     }
     // Readable when completions have come, for a poll loop that calls executor::try_tick then.
     int descriptor() const { return ring.ring_fd; }
@@ -301,8 +301,8 @@ private:
         detail::fail(e, text);
     }
 
-    // Out of line, each of these: so the awaits, which seldom need them, are short and inlined.
-    [[gnu::noinline]] void flush() { enter(0); }
+    // Out of line, as enter: so the awaits, which seldom need them, are short and inlined.
+    //
     // The lowest bit of an address is free, and says that this is the request to cancel that one.
     [[gnu::noinline]] void push(auto& fill, const completion* to, std::uintptr_t cancels) {
         io_uring_sqe request{};
