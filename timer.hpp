@@ -9,7 +9,7 @@
 //
 // A deadline's life:
 //
-//     (1) co_await                  (2) timer_heap::park             (3) timer_heap::expire
+//     (1) co_await                  (2) timer_heap::park             (3) timer_heap::park
 //     computed ---> in the heap ---> the earliest bounds the sleep ---> the sleeper is runnable, or
 //                       |                                       the timeout stops what it is around
 //                       +--- (4) the job is cancelled, or the work is done: unlinked, at once
@@ -150,36 +150,31 @@ public:
     // Two parkers in a row: the executor parks here, and this parks the reactor. What the reactor
     // finds and what the heap finds is runnable in the same turn, I/O first.
     //
-    // Lets the reactor sleep, to the earliest deadline at most, and ends the waits that are over.
+    // Lets the reactor sleep, to the earliest deadline at most, and ends the waits that are over, the
+    // earliest first. None of them runs before all are told.
     bool park(std::int64_t until) override {
-        if (virtual_time::active) return park_or_jump(until);
-        const bool hope = io.park(until == now ? now : std::min(until, earliest()));
+        const bool hope = until == now ? io.park(now) : sleep(until);
         std::int64_t time = std::exchange(virtual_time::last_read, 0);
-        if (size && (!time || until != now)) time = detail::monotonic();  // it may have slept
-        if (earliest() <= time) expire(time);
-        return hope;
-    }
-    // On a virtual clock the reactor looks, and does not sleep while a deadline is set: if nothing
-    // has come the clock goes to the next one, whatever is still in flight. Only calls on other
-    // threads hold it back (executor::outside): then, and without a deadline, it sleeps as usual.
-    [[gnu::noinline]] bool park_or_jump(std::int64_t until) {
-        const bool jumps = until != now && !ex.outside;
-        const bool hope = io.park(jumps ? now : until);
-        expire(virtual_time::nanoseconds());
-        if (!jumps || !ex.idle()) return hope;
-        if (!size) return io.park(until);
-        virtual_time::active->time = std::max(virtual_time::active->time, earliest());
-        return expire(virtual_time::nanoseconds()), true;
-    }
-
-private:
-    // Wakes who has waited long enough, the earliest first. None of them runs before all are woken.
-    [[gnu::noinline]] void expire(std::int64_t time) {
-        while (earliest() <= time) {
+        if (size && !time) time = virtual_time::nanoseconds();
+        while (size && heap[0].deadline <= time) {
             timer& t = *heap[0].node;
             remove(t);
             t.expire();
         }
+        return hope;
+    }
+
+private:
+    // On a virtual clock the reactor does not sleep while a deadline is set: if nothing has come the
+    // clock goes to the next one, whatever is still in flight. Only calls on other threads hold it
+    // back (executor::outside): then, and without a deadline, it sleeps as usual.
+    [[gnu::noinline]] bool sleep(std::int64_t until) {
+        virtual_time* const clock = virtual_time::active;
+        const bool jumps = clock && size && !ex.outside;
+        const bool hope = io.park(jumps ? now : clock ? until : std::min(until, earliest()));
+        if (jumps && ex.idle()) clock->time = std::max(clock->time, earliest());
+        virtual_time::last_read = 0;  // time has passed
+        return hope;
     }
 
     struct entry {
