@@ -475,26 +475,6 @@ template <bool Any, class All> struct [[nodiscard]] joined final : group {
 
 template <bool Any> auto join(auto all) { return joined<Any, decltype(all)>(std::move(all)); }
 
-// The body is a child as well, the only one with a handle. The others are spawned in it, or in each
-// other, and nobody takes their values.
-template <class F> struct [[nodiscard]] scoping final : group {
-    using T = await_result<std::invoke_result_t<F&, scope_ref>>;
-    F body;
-    scope_ref given{*this};  // to the body, which may take a reference
-    owned<T> main;
-    explicit scoping(F f) : group("scope", all), body(std::move(f)) {}
-    bool await_ready() {
-        given = scope_ref(*this);  // this may have been moved until now
-        return main = add(as_task(body(std::move(given)))), false;
-    }
-    T await_resume() { return check(), main->take(); }
-    void finished(job& j) noexcept override {
-        const bool child = &j != main.get();
-        group::finished(j);
-        if (child) j.detach();
-    }
-};
-
 }  // namespace detail
 
 // Runs the tasks side by side, and gives a tuple of their values (an empty struct for a task<>). At
@@ -530,7 +510,12 @@ template <detail::awaitable A> auto when_any(std::vector<A> work) {
 // Runs the task f(scope_ref), and gives its value when it and all children that it spawned in the
 // scope have ended: so they may borrow what lives in this frame. The first exception cancels the
 // others, and is rethrown when they have ended.
-template <detail::callable<scope_ref> F> auto scope(F f) { return detail::scoping(std::move(f)); }
+template <detail::callable<scope_ref> F> auto scope(F f) {
+    auto body = [f = std::move(f), s = std::optional<scope_ref>()](detail::group& g) mutable {
+        return g.add(detail::as_task(f(std::move(s.emplace(g)))));  // kept: f may refer to it
+    };
+    return detail::led("scope", detail::group::all, std::move(body));
+}
 
 // ---- 5. Channels --------------------------------------------------------------------------------
 

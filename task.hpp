@@ -1030,13 +1030,19 @@ struct [[nodiscard]] group : waits<group> {
     const ring* children() const override { return &members; }
 };
 
-// A group of one.
-template <class T> struct [[nodiscard]] shielded final : group {
-    task<T> work;
-    owned<T> child;
-    explicit shielded(task<T> t) : group("shield", shield), work(std::move(t)) {}
-    bool await_ready() { return child = add(std::move(work)), false; }
-    T await_resume() { return check(), child->take(); }
+// A group of one job, which body(group) adds: a shield. Or of that one and others, which are added
+// while it runs, and whose values nobody takes: a scope.
+template <class F> struct [[nodiscard]] led final : group {
+    F body;
+    std::invoke_result_t<F&, group&> main;
+    led(const char* n, policy p, F f) : group(n, p), body(std::move(f)) {}
+    bool await_ready() { return main = body(*this), false; }
+    decltype(auto) await_resume() { return check(), main->take(); }
+    void finished(job& j) noexcept override {
+        const bool other = &j != main.get();
+        group::finished(j);
+        if (other) j.detach();
+    }
 };
 
 }  // namespace detail
@@ -1052,7 +1058,9 @@ template <detail::callable<waker> F> auto suspend(F f) { return detail::suspensi
 // to share its work out it uses when_all or scope. And where it waits at an executor's end for what
 // can never come, it is cancelled all the same.)
 template <detail::awaitable A> auto shield(A work) {
-    return detail::shielded(detail::as_task(std::move(work)));
+    auto body = [work = detail::as_task(std::move(work))](
+                    detail::group& g) mutable { return g.add(std::move(work)); };
+    return detail::led("shield", detail::group::shield, std::move(body));
 }
 
 // Is the running job, or one that waits for it as a child, to be stopped? For computations that
