@@ -491,8 +491,7 @@ template <detail::awaitable A> auto when_all(std::vector<A> work) {
 // optionals (pointers, where they give references): whoever ended well has a value, which may be
 // more than one. If nobody has, the first exception is rethrown: so one that fails first ends the
 // race. Throws std::invalid_argument for an empty vector.
-template <detail::awaitable... A>
-requires(sizeof...(A) > 0) auto when_any(A... work) {
+template <detail::awaitable... A> auto when_any(A... work) requires(sizeof...(A) > 0) {
     return detail::join<true>(std::tuple<A...>(std::move(work)...));
 }
 template <detail::awaitable A> auto when_any(std::vector<A> work) {

@@ -435,10 +435,9 @@ inline std::string subject(int fd, const auto&... others) {
 // Is that a path, or a descriptor of a file? What is done with one ends by itself.
 inline bool on_file(const auto&...) { return false; }
 inline bool on_file(const copied<char>&, const auto&...) { return true; }
-inline bool on_file(int fd, const auto&... others) {
+inline bool on_file(int fd, const auto&...) {  // AT_FDCWD, which a path follows, is a directory
     struct stat s;
-    if (fd == AT_FDCWD) return on_file(others...);
-    return ::fstat(fd, &s) == 0 && (S_ISREG(s.st_mode) || S_ISDIR(s.st_mode));
+    return !::fstatat(fd, "", &s, AT_EMPTY_PATH) && (S_ISREG(s.st_mode) || S_ISDIR(s.st_mode));
 }
 
 // What close() keeps: the owner of the descriptor, until that is closed. (A close that waits for a
