@@ -95,18 +95,6 @@ namespace detail {
 // The place of the running task's last co_await.
 inline source last_place() { return job::current ? job::current->awaits_at() : source(); }
 
-// Not a wait, and no waker: the job says itself that it has been woken while it ran, which is all
-// that a yield is. The run loop tests for that first, since a yield is the cheapest thing a task
-// can do.
-struct [[nodiscard]] yield_awaiter : std::suspend_always {
-    yield_awaiter() {}
-    void await_suspend(auto h, source place = source::current()) const {
-        job& j = awaiting_job(h);
-        j.point = h, j.where = place;
-        j.phase |= job::scheduled | job::woken;
-    }
-};
-
 // Calls f inside the task: f and its arguments live in the frame, as long as the task does. A
 // lambda that is a coroutine keeps its captures in the lambda object, not in its frame: so somebody
 // has to keep the lambda, and here it is a parameter. What an argument is converted to for the call
@@ -219,8 +207,7 @@ private:
     // which saves it a seventh of a spawn.
     template <class T>
     [[gnu::always_inline]] detail::job_of<T>& start(task<T>&& work, detail::source place) {
-        using started = detail::job_of<T>;
-        auto& j = *new started(started::frame_of(work).release(), *this, place, &jobs);
+        auto& j = *new detail::job_of<T>(detail::frame_of(work).release(), *this, place, &jobs);
         *std::exchange(tail, &j.next) = &j;
         if (hooks.on_spawn) tell(hooks.on_spawn, j);
         return j;
@@ -398,7 +385,18 @@ template <class A, class... B, detail::callable<A, B...> F> auto spawn(F f, A a,
 
 // For a task that computes for long: a yield every few hundred microseconds keeps the others alive.
 // Lets everything else that is runnable run first, and the executor look at I/O and timers.
-inline auto yield_now() { return detail::yield_awaiter(); }
+//
+// Not a wait, and no waker: the job says itself that it has been woken while it ran, which is all
+// that a yield is. The run loop tests for that first, since a yield is the cheapest thing a task
+// can do.
+struct [[nodiscard]] yield_now : std::suspend_always {
+    [[nodiscard]] yield_now() {}
+    void await_suspend(auto h, detail::source place = detail::source::current()) const {
+        detail::job& j = detail::awaiting_job(h);
+        j.point = h, j.where = place;
+        j.phase |= j.scheduled | j.woken;
+    }
+};
 
 // ---- 4. Waiting together ------------------------------------------------------------------------
 

@@ -129,7 +129,6 @@ public:
     // since most are, and so have one vtable to be written and not two; others leave that out.
     struct completion : detail::wait {
         virtual void complete(int result, unsigned flags) noexcept = 0;
-        bool interrupt(detail::job&) noexcept override { return true; }
     };
 
     // What has gone through the ring so far. `enters` beside `submitted` says how many requests

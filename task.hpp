@@ -246,7 +246,7 @@ struct ring : linked {
 struct wait {
     // The job is to stop. True: the wait has let go of it. False: it cannot yet (the kernel may
     // still write into a buffer), and calls job::let_go or job::fulfil later.
-    virtual bool interrupt(job&) noexcept = 0;
+    virtual bool interrupt(job&) noexcept { return true; }
     virtual void finished(job&) noexcept {}                   // a child of this group has ended
     virtual std::string describe() const { return {}; }       // "sleep, 19988 us left"
     virtual const ring* children() const { return nullptr; }  // for those who list jobs
@@ -732,9 +732,12 @@ public:
 
 namespace detail {
 
-// A job with a result: what spawn makes of a task. The task gives its frame away, as to an await,
-// so it cannot be awaited as well; one that has none any more throws std::logic_error. The result
-// lies in the job, since the frames are gone by the time that somebody asks for it.
+// What a task would give its awaiter. It gives its frame away, as to an await, so it cannot be
+// awaited as well; one that has none any more throws std::logic_error.
+inline auto frame_of(auto& task) { return std::move(task).operator co_await().callee; }
+
+// A job with a result: what spawn makes of a task. The result lies in the job, since the frames are
+// gone by the time that somebody asks for it.
 template <class T> struct job_of : job {
     result<T> outcome;
     job_of(auto* promise, scheduler& s, source place, ring* list)
@@ -742,8 +745,6 @@ template <class T> struct job_of : job {
         promise->outcome = &outcome;
         promise->caller = static_cast<job*>(this);
     }
-    // What the task would give its awaiter.
-    static auto frame_of(task<T>& work) { return std::move(work).operator co_await().callee; }
     std::exception_ptr discard() noexcept override { return outcome.discard(); }
     // Is there a value, and nobody but the handle? (A job that is lost or has failed shows another
     // phase.) Then its await may free the job without a virtual call: nothing but the value is to
@@ -817,7 +818,7 @@ public:
 template <class T, class S>
 requires detail::callable<S, runnable> || detail::callable<S, runnable, schedule_info>
 auto spawn(task<T> work, S schedule, detail::source place = detail::source::current()) {
-    auto frame = detail::job_of<T>::frame_of(work);
+    auto frame = detail::frame_of(work);
     auto& job = *new detail::scheduled_job<T, S>(frame.get(), std::move(schedule), place);
     frame.release();  // only now: to move the schedule function may throw
     return std::pair(runnable(job), join_handle<T>(job));
@@ -971,7 +972,7 @@ struct [[nodiscard]] group : waits<group> {
     // Throws std::bad_alloc.
     template <class T> owned<T> add(task<T>&& work) {
         job& of = owner ? *owner : *job::current;
-        owned<T> j(new job_of<T>(job_of<T>::frame_of(work).release(), of.by, of.where, &members));
+        owned<T> j(new job_of<T>(frame_of(work).release(), of.by, of.where, &members));
         j->watcher = &of, j->group = this;
         missing += mode == all;
         return j;
