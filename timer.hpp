@@ -150,8 +150,8 @@ public:
     // Two parkers in a row: the executor parks here, and this parks the reactor. What the reactor
     // finds and what the heap finds is runnable in the same turn, I/O first.
     //
-    // Lets the reactor sleep, to the earliest deadline at most, and ends the waits that are over, the
-    // earliest first. None of them runs before all are told.
+    // Lets the reactor sleep, to the earliest deadline at most, and ends the waits that are over,
+    // the earliest first. None of them runs before all are told.
     bool park(std::int64_t until) override {
         const bool hope = until == now ? io.park(now) : sleep(until);
         std::int64_t time = std::exchange(virtual_time::last_read, 0);
@@ -165,9 +165,9 @@ public:
     }
 
 private:
-    // On a virtual clock the reactor does not sleep while a deadline is set: if nothing has come the
-    // clock goes to the next one, whatever is still in flight. Only calls on other threads hold it
-    // back (executor::outside): then, and without a deadline, it sleeps as usual.
+    // On a virtual clock the reactor does not sleep while a deadline is set: if nothing has come
+    // the clock goes to the next one, whatever is still in flight. Only calls on other threads hold
+    // it back (executor::outside): then, and without a deadline, it sleeps as usual.
     [[gnu::noinline]] bool sleep(std::int64_t until) {
         virtual_time* const clock = virtual_time::active;
         const bool jumps = clock && size && !ex.outside;
