@@ -52,6 +52,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <span>
@@ -308,9 +309,13 @@ private:
         fill(&request);
         if (on_submit) on_submit(&request);
         // Somebody waits for the answer. A cancel that a hook makes late could meet another
-        // operation, which is at that address by then.
+        // operation, which is at that address by then. So it could behind the link of a chain,
+        // which it would be a part of: the kernel ends a chain with the call.
+        constexpr unsigned link = IOSQE_IO_LINK | IOSQE_IO_HARDLINK;
         request.flags &= static_cast<__u8>(cancels ? 0 : ~IOSQE_CQE_SKIP_SUCCESS);
-        chained |= request.flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK);
+        chained |= request.flags & link;
+        const io_uring_sqe& last = ring.sq.sqes[(ring.sq.sqe_tail - 1) & ring.sq.ring_mask];
+        if (cancels && unsubmitted() && last.flags & link) enter(0);
         request.user_data = reinterpret_cast<std::uintptr_t>(to) | cancels;
         make_room();
         ring.sq.sqes[ring.sq.sqe_tail++ & ring.sq.ring_mask] = request;
@@ -386,9 +391,11 @@ private:
     inline static unsigned forks = 0;  // of this process, by now
     unsigned born = forks;
     // A number of this thread in this process; 0: none yet. So one comparison says that a ring is
-    // used where it was made, not on another thread, nor in a forked child.
-    inline static constinit thread_local std::uintptr_t mark = 0;
-    const std::uintptr_t home = mark = reinterpret_cast<std::uintptr_t>(&mark) + forks;
+    // used where it was made, not on another thread, nor in a forked child. (Not an address of the
+    // thread's: the next thread may have that again.)
+    inline static std::atomic<std::uint64_t> threads = 0;
+    inline static constinit thread_local std::uint64_t mark = 0;
+    const std::uint64_t home = mark = mark ? mark : ++threads;
     io_uring ring;
     unsigned mode = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;  // of each call
     // Of a thread's other sleeps (poll, nanosleep) the kernel makes one of those that end within so
@@ -577,6 +584,8 @@ namespace io {
 // and called when it begins. With arguments it is fill(sqe, arguments...), a function of liburing's
 // or another that only writes the request; they are kept as well: of a span of bytes, where they
 // are, of a unique_fd, its number. A number that comes first is taken for a descriptor, in errors.
+// A link of a chain (IOSQE_IO_LINK) is made without arguments. (No IOSQE_IO_DRAIN: the kernel lets
+// requests to cancel wait for it as well.)
 template <class R = int, class... A> auto op(auto fill, const char* name = "io::op", A&&... a) {
     auto with = [fill = std::move(fill), ... its = detail::kept(std::forward<A>(a))](
                     auto use) mutable { return use(fill, its...); };

@@ -2583,6 +2583,30 @@ TEST_CASE("where only the use of a ring is forbidden, the first operation says s
     }
 }
 
+// The next thread lies, as a rule, where the one before it has been.
+TEST_CASE("a ring of a thread that has ended is not taken for one of the next thread's") {
+    for (int i = 0; i < 4; ++i) {
+        std::unique_ptr<executor> other;
+        std::thread([&] {
+            other = std::make_unique<executor>();
+            other->run(io::nop());
+        }).join();
+        int refused = 0, went_on = 0;
+        std::thread([&] {
+            executor own;
+            own.run(io::nop());
+            try {
+                other->run(io::nop());
+            } catch (const std::logic_error& e) { refused += has(e.what(), "thread"); }
+            other.reset();
+            own.run(io::nop());
+            ++went_on;
+        }).join();
+        CHECK(refused == 1);
+        CHECK(went_on == 1);
+    }
+}
+
 TEST_CASE("a ring is for the thread that made it; without work in flight others can end it") {
     const tube t;
     for (const bool own_ring : {false, true}) {
