@@ -613,7 +613,8 @@ inline auto readv(int fd, std::span<const iovec> into, std::int64_t offset = -1)
 inline auto writev(int fd, std::span<const iovec> from, std::int64_t offset = -1) {
     return op<std::size_t>(io_uring_prep_writev, "writev", fd, from, detail::size_of(from), offset);
 }
-// Opens a file, close-on-exec (worker, with O_CREAT or O_TRUNC).
+// Opens a file, close-on-exec (worker, with O_CREAT or O_TRUNC). A FIFO without another end is not
+// waited for.
 inline auto open(const char* path, int flags, mode_t mode = 0) {
     return op<unique_fd>(
         io_uring_prep_openat, "open", AT_FDCWD, detail::copy(path), flags | O_CLOEXEC, mode);

@@ -52,7 +52,13 @@ task<bool> answers(const work& w, unsigned port) {
     for (endpoint to : w.host) {
         // It is at the same place in both families.
         reinterpret_cast<sockaddr_in&>(to.address).sin_port = htons(std::uint16_t(port));
-        const unique_fd s = co_await io::socket(to.address.ss_family, SOCK_STREAM);
+        unique_fd s;
+        try {
+            s = co_await io::socket(to.address.ss_family, SOCK_STREAM);
+        } catch (const std::system_error& e) {
+            if (e.code().value() != EAFNOSUPPORT || w.host.size() == 1) throw;
+            continue;
+        }
         const auto n = co_await try_timeout(w.patience, io::connect(s, to.get(), to.size).result());
         if (n && *n < 0 && *n != -ECONNREFUSED && *n != -ECONNRESET && *n != -ETIMEDOUT)
             throw std::system_error(-*n, std::system_category(), to.text());

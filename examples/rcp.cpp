@@ -110,8 +110,8 @@ struct copying {
         item i{from, to, {}, in};
         try {
             check(::lstat(from.c_str(), &i.like), "lstat");
-            const auto real = [](auto& p) { return (fs::weakly_canonical(p) / "").string(); };
-            if (!in && !S_ISLNK(i.like.st_mode) && real(to).starts_with(real(from)))
+            const auto real = [](auto p) { return (fs::weakly_canonical(p) / "").string(); };
+            if (!in && !S_ISLNK(i.like.st_mode) && real(fs::absolute(to)).starts_with(real(from)))
                 fail(from, "cannot be copied into itself");
             else if (S_ISDIR(i.like.st_mode)) {
                 // Whoever is the last to put something in gives it its mode and times.

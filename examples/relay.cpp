@@ -91,8 +91,12 @@ struct address_list {
 // The first address that answers.
 task<unique_fd> connect_to(const address_list& list, const std::string& name) {
     for (const addrinfo* a = list.first.get(); a; a = a->ai_next) {
-        unique_fd s = co_await io::socket(a->ai_family, a->ai_socktype, a->ai_protocol);
-        const int e = co_await io::connect(s, a->ai_addr, a->ai_addrlen).result();
+        unique_fd s;
+        int e = 0;
+        try {
+            s = co_await io::socket(a->ai_family, a->ai_socktype, a->ai_protocol);
+        } catch (const std::system_error& none) { e = -none.code().value(); }
+        if (s) e = co_await io::connect(s, a->ai_addr, a->ai_addrlen).result();
         if (e == 0) co_return s;
         if (!a->ai_next) check(e, name);
     }

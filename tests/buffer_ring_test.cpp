@@ -25,6 +25,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -456,6 +457,47 @@ TEST_CASE("reset by the peer: what came before is given, then the error, with it
     for (const bool waits : {false, true}) {
         for (const bool data : {false, true}) block_on(root(waits, data));
     }
+}
+
+TEST_CASE("several tasks receive from one socket: each what it is given, and all the end") {
+    const no_leak checks;
+    auto root = []() -> task<> {
+        socket_pair s, other;
+        buffer_ring buffers(1, 16);
+        recv_many in(s.a), holder(other.a);
+        std::vector<std::size_t> sizes;
+        auto reads = [&]() -> task<> {
+            auto p = co_await in.next();
+            sizes.push_back(p.data().size());
+        };
+        auto a = spawn(reads()), b = spawn(reads()), c = spawn(reads());
+        other.put("x");
+        {
+            auto held = co_await holder.next();
+            s.put("123");  // for which there is no buffer: the request ends
+            for (int i = 0; i < 5; ++i) co_await ringlet::io::nop();
+            CHECK(sizes.empty());
+        }
+        co_await std::move(a);
+        CHECK(sizes == std::vector<std::size_t>{3});
+        s.b.reset();
+        co_await std::move(b);
+        co_await std::move(c);
+        CHECK(sizes == std::vector<std::size_t>{3, 0, 0});
+    };
+    block_on(root());
+}
+
+TEST_CASE("errors: one that could not be made is not there") {
+    const no_leak checks;
+    executor other;
+    std::thread([&] { other.run(ringlet::io::nop()); }).join();
+    auto root = []() -> task<> {
+        buffer_ring buffers(1, 16);
+        co_return;
+    };
+    CHECK_THROWS_AS(other.run(root()), std::logic_error);
+    block_on(root());
 }
 
 TEST_CASE("errors: no socket, no ring, two rings") {

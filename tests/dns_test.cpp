@@ -118,6 +118,7 @@ TEST_CASE("what cannot be found is an error with the name in it") {
     }
     CHECK_THROWS_AS(block_on(resolve("127.0.0.1", "65616")), resolve_error);  // and not port 80
     CHECK_THROWS_AS(block_on(resolve("127.0.0.1", "-18446744073709551615")), resolve_error);  // 1
+    CHECK_THROWS_AS(block_on(resolve("127.0.0.1", "")), resolve_error);
     CHECK_THROWS_AS(block_on(resolve("two words", "80")), resolve_error);
     CHECK_THROWS_AS(block_on(connect_any({})), std::invalid_argument);
 }

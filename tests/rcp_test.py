@@ -294,6 +294,9 @@ def test_wrong_targets():
     check((code, out) == (1, b"") and b"f1: not a directory" in err, "several into a file: %r" % err)
     code, out, err = rcp("d1", "d1/sub")
     check(code == 1 and b"into itself" in err and os.listdir("d1") == ["x"], "into itself: %r" % err)
+    for source in (".", os.getcwd()):
+        code, out, err = rcp(source, "copy")
+        check(code == 1 and b"into itself" in err and not os.path.exists("copy"), "%s into itself: %r" % (source, err))
     code, out, err = rcp("f1", "f1")
     check(code == 1 and b"f1: " in err, "onto itself: %r" % err)
     code, out, err = rcp("d1", "f1")

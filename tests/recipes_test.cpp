@@ -451,6 +451,30 @@ TEST_CASE("unblock: calls made in an executor's last moments still run") {
     CHECK(steps == 5);
 }
 
+// By then all else that is the thread's own and was made after it has been destroyed.
+TEST_CASE("unblock: calls made at the end of an executor that is a thread's own") {
+    static int steps;
+    steps = 0;
+    const auto cleanup = []() -> task<> {
+        const auto call = [] { return 1; };
+        for (int i = 0; i < 5; ++i) {
+            steps += co_await unblock(call);
+            co_await yield_now();
+        }
+    };
+    const auto holder = [&]() -> task<> { co_await ringlet::shield(cleanup()); };
+    const auto root = [&]() -> task<> {
+        ringlet::spawn(holder()).detach();
+        co_await yield_now();
+    };
+    const auto runs = [&] {
+        static thread_local executor ex;
+        ex.run(root());
+    };
+    std::thread(runs).join();
+    CHECK(steps == 5);
+}
+
 TEST_CASE("unblock: virtual time stands still while a call runs") {
     const nothing_left checks;
     const virtual_time clock;

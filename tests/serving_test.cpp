@@ -229,9 +229,10 @@ TEST_CASE("paths and types") {
     using http1::path_of;
     const std::pair<const char*, const char*> good[] = {{"/", "./"}, {"/a/b?c/../d", "./a/b"},
         {"///a//b", "./a//b"}, {"/%41%2f%2E%2e", "./A/.."}, {"http://h/a", "./a"},
-        {"/a%20b%25", "./a b%"}, {"/%c3%A9", "./\xc3\xa9"}, {"/?", "./"}};
+        {"/a%20b%25", "./a b%"}, {"/%c3%A9", "./\xc3\xa9"}, {"/?", "./"}, {"http://h", "./"},
+        {"HTTP://h?a/b", "./"}};
     for (const auto& [target, path] : good) CHECK(path_of(target) == path);
-    for (const char* bad : {"", "a", "*", "?", "http://h", "ftp://h/a", "/%", "/%4", "/%4g", "/%-1",
+    for (const char* bad : {"", "a", "*", "?", "http:", "ftp://h/a", "/%", "/%4", "/%4g", "/%-1",
              "/%+1", "/% 1", "/%00", "/a%00b"})
         CHECK_THROWS_AS(path_of(bad), http1::error);
     CHECK(http1::path_part("//evil.com?x") == "/evil.com");

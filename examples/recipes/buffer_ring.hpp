@@ -68,8 +68,8 @@ public:
     // `count` buffers of `bytes` bytes each.
     buffer_ring(int count, int bytes) : size(bytes), memory(std::size_t(count) * unsigned(bytes)) {
         if (here) throw std::logic_error("ringlet: a buffer_ring exists on this thread");
-        here = this;
         provide(memory.data(), count);
+        here = this;
     }
     ~buffer_ring() {
         request([](io_uring_sqe* s) { io_uring_prep_remove_buffers(s, 0xffff, 0); });
@@ -104,6 +104,9 @@ private:
 
 // Receives from a socket: pieces in the order of the stream, none lost, whoever is cancelled.
 class recv_many {
+    int fd;
+    std::optional<multishot<buffer_ring::piece>> shots;  // none: not armed
+
 public:
     explicit recv_many(int socket) : fd(socket) {}
 
@@ -114,22 +117,19 @@ public:
             while (!shots && !ring.left) co_await ring.freed.recv();
             // Perhaps nothing comes here: the next who waits is to know of the buffer as well.
             if (!shots) shots.emplace(std::ref(*this)), ring.freed.try_send(true);
-            auto some = co_await shots->next();
-            if (!(some.flags & IORING_CQE_F_MORE)) shots.reset();
+            auto some = co_await shots->try_next();
+            if (!some) continue;  // another task has the last one, and is about to end these
+            if (!(some->flags & IORING_CQE_F_MORE)) shots.reset();
             if (ring.error) detail::fail(ring.error, "provide_buffers");
-            if (some.res >= 0) co_return std::move(some);
-            if (some.res != -ENOBUFS)
-                detail::fail(-some.res, "recv on descriptor " + std::to_string(fd));
+            if (some->res >= 0) co_return std::move(*some);
+            if (some->res != -ENOBUFS)
+                detail::fail(-some->res, "recv on descriptor " + std::to_string(fd));
         }
     }
     void operator()(io_uring_sqe* s) const {
         io_uring_prep_recv_multishot(s, fd, nullptr, 0, 0);
         s->flags |= IOSQE_BUFFER_SELECT;
     }
-
-private:
-    int fd;
-    std::optional<multishot<buffer_ring::piece>> shots;  // none: not armed
 };
 
 }  // namespace ringlet::io

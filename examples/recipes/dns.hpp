@@ -46,8 +46,9 @@ inline int look_up(
     addrinfo hints{}, *found = nullptr;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = flags;
-    // getaddrinfo takes 65616 for 80, and a number below zero as well.
-    if (service.starts_with('-') || std::atol(service.c_str()) > 65535) return EAI_SERVICE;
+    // getaddrinfo takes 65616 for 80, and a number below zero, and nothing for 0.
+    if (service.empty() || service.starts_with('-') || std::atol(service.c_str()) > 65535)
+        return EAI_SERVICE;
     const int error = ::getaddrinfo(host.c_str(), service.c_str(), &hints, &found);
     if (error == EAI_SYSTEM) fail(errno, host);
     for (const addrinfo* a = found; a; a = a->ai_next) into.emplace_back(*a);

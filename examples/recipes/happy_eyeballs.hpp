@@ -36,7 +36,7 @@ inline endpoints interleaved(const endpoints& list) {
     return turns;
 }
 
-// A connection to one address. Throws std::system_error that names it.
+// A connection to one address. Throws std::system_error, which names it if that is what failed.
 template <class = void> task<unique_fd> connect_to(endpoint to) {
     unique_fd s = co_await io::socket(to.address.ss_family, SOCK_STREAM);
     const int n = co_await io::connect(s, to.get(), to.size).result();

@@ -32,11 +32,12 @@ inline std::string date(std::time_t t) {
     return {text, std::strftime(text, sizeof text, date_format, gmtime_r(&t, &parts))};
 }
 
-// The time that a field tells, if it is there and does.
+// The time that a field tells, if it is there and does: in the form that is written today; the two of
+// before 1995 count as not there.
 inline std::optional<std::time_t> time_of(const std::string* date) {
     std::tm t{};
-    if (!date || !::strptime(date->c_str(), date_format, &t)) return std::nullopt;
-    return ::timegm(&t);
+    const char* const end = date ? ::strptime(date->c_str(), date_format, &t) : nullptr;
+    return end && !*end ? std::optional(::timegm(&t)) : std::nullopt;
 }
 
 // Is the tag in a list of tags? Those that are weak count if `weak`.

@@ -14,9 +14,10 @@ namespace ringlet::http1 {
 
 // The part of a target that names a file: it begins with a slash, exactly one. Throws error.
 inline std::string_view path_part(std::string_view target) {
-    if (target.starts_with("http://"))
-        target.remove_prefix(std::min(target.find('/', 7), target.size()));
+    const bool whole = same(target.substr(0, 7), "http://");
     target = cut(target, '?');
+    if (whole) target.remove_prefix(std::min(target.find('/', 7), target.size()));
+    if (whole && target.empty()) target = "/";
     require(target.starts_with('/'), "no path");
     return target.substr(std::min(target.find_first_not_of('/'), target.size()) - 1);
 }

@@ -44,7 +44,6 @@
 
 #include <condition_variable>
 #include <future>
-#include <list>
 #include <map>
 #include <thread>
 
@@ -78,7 +77,8 @@ template <class Line> task<> listen(std::shared_ptr<Line> line, waker whose) {
 
 // The helper threads of an executor, and the calls that wait for one. Whoever waits for a call
 // keeps them, and a task that ends with the executor: they are joined there, the last call done.
-// So an executor is not empty() again after its first call.
+// So an executor is not empty() again after its first call. (And a forked child must not leave the
+// executor: it would wait for threads that it does not have. It ends by exec, or _exit.)
 struct helpers {
     std::mutex mutex;
     std::condition_variable_any news;
@@ -102,8 +102,12 @@ struct helpers {
 };
 // Waits until the executor ends: nobody else has that channel.
 template <class T> task<> keep(std::shared_ptr<T>) { co_await channel<bool>(0).recv(); }
+// What they are found by is never destroyed: an executor that is static, or a thread's, may end later
+// than anything else.
 inline std::shared_ptr<helpers> helpers_here() {
-    static thread_local std::map<executor*, std::weak_ptr<helpers>> known;
+    static auto& [mutex,
+        known] = *new std::pair<std::mutex, std::map<executor*, std::weak_ptr<helpers>>>;
+    const std::lock_guard lock(mutex);
     auto its = known[executor::current()].lock();
     if (!its) spawn(keep(its = std::make_shared<helpers>())).detach();
     return known[executor::current()] = its, its;
@@ -115,11 +119,10 @@ template <class F> task<std::invoke_result_t<F&>> send_out(F f) {
     std::packaged_task<std::invoke_result_t<F&>()> call(std::move(f));
     const auto by = helpers_here();
     const unique_fd event = new_event();
-    int ended = 0;
     reactor::here().make_room();
     by->post([&call, fd = event.get()] { call(), eventfd_write(fd, 1); });
     ++executor::current()->outside;
-    while (ended <= 0) ended = co_await io::poll(event, POLLIN).result();
+    for (int ended = 0; ended <= 0;) ended = co_await io::poll(event, POLLIN).result();
     --executor::current()->outside;
     co_return call.get_future().get();
 }
