@@ -95,17 +95,6 @@ namespace detail {
 // The place of the running task's last co_await.
 inline source last_place() { return job::current ? job::current->awaits_at() : source(); }
 
-// Calls f inside the task: f and its arguments live in the frame, as long as the task does. A
-// lambda that is a coroutine keeps its captures in the lambda object, not in its frame: so somebody
-// has to keep the lambda, and here it is a parameter. What an argument is converted to for the call
-// has to live as long as the await, and would end with std::apply: so f is called in the co_await's
-// own expression, and only pointers to members by way of that.
-template <class F, class... A>
-task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
-    if constexpr (requires { f(std::move(args)...); }) co_return co_await f(std::move(args)...);
-    else co_return co_await std::apply(f, std::forward_as_tuple(std::move(args)...));
-}
-
 // A task without its value, which goes while the task still runs: it may spawn others as it goes.
 inline task<> valueless(task<> t) { return t; }
 template <class T> task<> valueless(task<T> t) { static_cast<void>(co_await std::move(t)); }
@@ -448,7 +437,7 @@ template <class X> auto each(std::vector<X>& all, auto f) {
     using Y = decltype(f(all[0]));
     std::vector<typename result<Y>::place> out;
     for (auto& x : all)
-        if constexpr (std::is_reference_v<Y>) out.push_back(&f(x));
+        if constexpr (std::is_reference_v<Y>) out.push_back(std::addressof(f(x)));
         else out.push_back(f(x));
     return out;
 }
@@ -618,8 +607,10 @@ private:
         auto& line() { return from.receivers; }
         [[gnu::always_inline]] bool pass() {
             if (auto v = from.try_recv()) return void(value.emplace(std::move(*v))), true;
+            if (from.closed) value.reset();  // that of an await before
             return from.closed;
         }
+        void leave(unsigned result) { value.reset(), in_line<receiving>::leave(result); }
         std::optional<T> await_resume() { return std::move(value); }
         std::string describe() const override { return "recv"; }
     };
@@ -633,19 +624,23 @@ private:
         r.value.emplace(std::forward<U>(value));
         return r.done(), true;
     }
-    // The first item; and the first sender that waits moves up. It is told last: it may run on
-    // the spot, and take items, or end the channel. Not inlined: most who come find none.
+    // The first item. Not inlined: most who come find none.
     [[gnu::noinline]] std::optional<T> take() {
-        std::unique_ptr<sending, detail::ends_with<&sending::done>> moves_up;
-        if (!senders.empty()) {
-            sending& s = first<sending>(senders);
-            items.push_back(std::move(s.value));
-            s.over = 1, moves_up.reset(&s);
-        }
+        if (!senders.empty()) return take_and_move_up(first<sending>(senders));
         if (items.empty()) return std::nullopt;
         std::optional<T> value(std::move(items.front()));
         items.pop_front();
         return value;
+    }
+    // And the first sender that waits moves up. It is told before anything is done with the item,
+    // by which time neither is a concern of the channel: the sender may run on the spot, and take
+    // items, or end the channel; and an item that ends may do as much.
+    std::optional<T> take_and_move_up(sending& s) {
+        items.push_back(std::move(s.value));
+        decltype(items) taken;
+        taken.splice(taken.begin(), items, items.begin());
+        s.over = 1, s.done();
+        return std::move(taken.front());
     }
     template <class W> static W& first(detail::ring& line) { return static_cast<W&>(*line.after); }
     template <class W> static void dismiss(detail::ring& line) {

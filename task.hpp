@@ -118,7 +118,7 @@ private:
     // steps of 16 throughout the lists would take 64 KB of each thread's stack.)
     static constexpr std::size_t step = 16, fine = 128, lists = fine + 7;
     static constexpr std::size_t list_of(std::size_t n) {
-        return n <= fine * step ? (n + step - 1) / step : fine - 11 + std::bit_width(n - 1);
+        return n <= fine * step ? (n + step - (n > 0)) / step : fine - 11 + std::bit_width(n - 1);
     }
     static constexpr std::size_t size_of(std::size_t list) {
         return list <= fine ? list * step : std::size_t{1} << (list - fine + 11);
@@ -340,8 +340,8 @@ struct job : pooled, linked {
 
     // Where it waits, and where it was spawned, for those who look. An await inside this file (in
     // as_task) is no place of the program's: that is the section's around it, or the spawn's, or,
-    // of a child, the parent's. (Those in executor.hpp and reactor.hpp, of spawn(f) and of
-    // read_exactly, do show.) Cold: else it would be inlined into the executor's loop, for hooks.
+    // of a child, the parent's. (One of read_exactly, in reactor.hpp, is shown.) Cold:
+    // else it would be inlined into the executor's loop, for hooks.
     source awaits_at() const { return place_of(where, inner); }
     source place_of(source place, const section* around) const {
         for (; around && here(place); around = around->outer) place = around->where;
@@ -580,7 +580,7 @@ template <class T> struct result {
     // The same where there may be none.
     auto attempt(bool none) {
         if constexpr (std::is_void_v<T>) return !none && (take(), true);
-        else if constexpr (std::is_reference_v<T>) return none ? nullptr : &take();
+        else if constexpr (std::is_reference_v<T>) return none ? nullptr : (void(take()), *value);
         else return none ? std::nullopt : std::optional<T>(take());
     }
     std::exception_ptr discard() noexcept { return value.reset(), std::exchange(error, nullptr); }
@@ -913,6 +913,17 @@ template <awaitable A> using await_result = decltype(awaiter_of(std::declval<A>(
 // well as `timeout(1s, work())`, for the price of a frame.
 template <class T> task<T> as_task(task<T> t) { return t; }
 template <awaitable A> task<await_result<A>> as_task(A a) { co_return co_await std::move(a); }
+
+// Calls f inside a task: f and its arguments live in the frame, as long as the task does. A
+// lambda that is a coroutine keeps its captures in the lambda object, not in its frame: so somebody
+// has to keep the lambda, and here it is a parameter. What an argument is converted to for the call
+// has to live as long as the await, and would end with std::apply: so f is called in the co_await's
+// own expression, and only pointers to members by way of that.
+template <class F, class... A>
+task<await_result<std::invoke_result_t<F&, A...>>> call(F f, A... args) {
+    if constexpr (requires { f(std::move(args)...); }) co_return co_await f(std::move(args)...);
+    else co_return co_await std::apply(f, std::forward_as_tuple(std::move(args)...));
+}
 
 // A child is to stop when its parent is, although it has not been cancelled itself yet.
 struct [[nodiscard]] cancel_query : std::suspend_never {

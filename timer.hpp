@@ -125,8 +125,13 @@ public:
         return static_cast<timer_heap&>(*ex.clock);
     }
     [[gnu::noinline]] explicit timer_heap(executor& e) : ex(e), io(reactor::here()), heap(64) {}
-    ~timer_heap() override {  // of jobs of another executor
-        while (size) remove(*heap[0].node);
+    // What jobs of another executor wait for will not come any more. A sleep without an end is
+    // given up, a timeout is over.
+    ~timer_heap() override {
+        while (size) {
+            timer& t = *heap[0].node;
+            remove(t), t.deadline = never, t.expire();
+        }
     }
 
     // The earliest deadline, in nanoseconds on the monotonic clock; parker::never: none.
@@ -229,7 +234,9 @@ struct [[nodiscard]] sleep final : waits<sleep>, timer_heap::timer {
 
     bool interrupt(job&) noexcept override { return leave(), true; }
     std::string describe() const override { return "sleep" + left(); }
-    void expire() noexcept override { owner->let_go(); }
+    void expire() noexcept override {
+        deadline == parker::never ? owner->cancel() : owner->let_go();
+    }
 };
 
 // Durations come in every unit, whole and broken, and in 64 bits or more: they are compared as

@@ -1138,3 +1138,81 @@ TEST_CASE("an item may be written as a list of its members") {
     CHECK(c.try_recv() == std::pair<int, std::string>(1, "one"));
     CHECK(c.try_recv() == std::pair<int, std::string>(2, "two"));
 }
+
+// A copy of an item is destroyed in the channel, and its destructor drops the sender that moves up.
+TEST_CASE("an item that ends may cancel the sender that moves up") {
+    static join_handle<> sender;
+    static bool drops;
+    struct item {
+        int number;
+        explicit item(int n) : number(n) {}
+        item(const item& other) = default;
+        ~item() {
+            if (drops && number == 1) sender = {};
+        }
+    };
+    for (const std::size_t capacity : {0u, 1u}) {
+        channel<item> c(capacity);
+        int resumed = 0, gone = 0;
+        auto sends = [&](int n, [[maybe_unused]] guard frame) -> task<> {
+            co_await c.send(item(n));
+            ++resumed;
+        };
+        auto root = [&]() -> task<> {
+            if (capacity) CHECK(c.try_send(item(1)));
+            sender = ringlet::spawn(sends(capacity ? 2 : 1, guard(gone)));
+            co_await yield_now();
+            CHECK(resumed == 0);
+            drops = true;
+            auto got = co_await c.recv();
+            drops = false;
+            CHECK(got->number == 1);
+            CHECK_FALSE(sender);
+            co_await yield_now();
+            CHECK(resumed == 1);  // it had moved up
+            CHECK(gone == 1);
+            auto next = c.try_recv();
+            CHECK(next.has_value() == (capacity == 1));
+        };
+        block_on(root());
+        sender = {};
+    }
+}
+
+TEST_CASE("a kept recv gives what it finds each time, and nullopt after close") {
+    for (const bool waits : {false, true}) {
+        channel<std::string> c(2);
+        auto root = [&]() -> task<> {
+            auto next = c.recv();
+            REQUIRE(c.try_send("one"));
+            auto one = co_await next;
+            CHECK(one == "one");
+            auto closer = [&]() -> task<> {
+                c.close();
+                co_return;
+            };
+            auto h = ringlet::spawn(closer());
+            if (!waits) co_await yield_now();
+            auto none = co_await next;
+            CHECK_FALSE(none);
+            co_await std::move(h);
+        };
+        block_on(root());
+    }
+}
+
+TEST_CASE("dump: a function that is spawned waits where it was spawned, not in a header") {
+    virtual_time clock;
+    int line = 0;
+    auto root = [&]() -> task<> {
+        line = __LINE__ + 1;
+        auto h = ringlet::spawn([] { return sleep_for(1h); });
+        co_await yield_now();
+        std::string all;
+        executor::current()->dump(all);
+        CHECK(contains(all, "channel_test.cpp:" + std::to_string(line)));
+        CHECK_FALSE(contains(all, ".hpp:"));
+        drop(std::move(h));
+    };
+    block_on(root());
+}

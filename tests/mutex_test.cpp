@@ -191,3 +191,18 @@ TEST_CASE(
     block_on(root());
     CHECK(others == 5);
 }
+
+TEST_CASE("a permit that was handed to a task which never runs again is given on") {
+    semaphore s(1);
+    auto permit = s.try_acquire();
+    usage u;
+    {
+        support::loop l;
+        auto h = l.spawn(works(s, u, 1, 0));
+        CHECK(l.drain() == 1);
+        permit.reset();
+        CHECK_FALSE(s.try_acquire());  // it is that task's
+    }
+    CHECK(u.done == 0);
+    CHECK(s.try_acquire());
+}

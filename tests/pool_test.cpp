@@ -401,3 +401,29 @@ TEST_CASE("steady state: groups take no memory") {
     CHECK(after == warm);
     CHECK(sum == 3 + 4950 + 103 * 5);
 }
+
+TEST_CASE("frame_pool: a block of no bytes has room for a link") {
+    static std::size_t asked;
+    struct resource final : std::pmr::memory_resource {
+        void* do_allocate(std::size_t n, std::size_t alignment) override {
+            asked = n;
+            return std::pmr::new_delete_resource()->allocate(n, alignment);
+        }
+        void do_deallocate(void* p, std::size_t n, std::size_t alignment) override {
+            CHECK(n == asked);
+            std::pmr::new_delete_resource()->deallocate(p, n, alignment);
+        }
+        bool do_is_equal(const memory_resource& other) const noexcept override {
+            return this == &other;
+        }
+    };
+    resource upstream;
+    {
+        pool_from here(upstream);
+        void* const p = frame_pool::allocate(0);
+        CHECK(asked >= sizeof(void*));
+        frame_pool::deallocate(p, 0);
+        CHECK(frame_pool::allocate(0) == p);
+        frame_pool::deallocate(p, 0);
+    }
+}

@@ -1901,3 +1901,23 @@ TEST_CASE("a cancelled joiner is not resumed to learn that the other job was can
     CHECK(l.drain() == 1);
     CHECK(log.empty());
 }
+
+TEST_CASE("references to what has an operator & of its own, and to what is about to go") {
+    struct odd {
+        int n = 7;
+        void operator&() const = delete;
+    };
+    odd one;
+    auto gives = [&]() -> task<odd&> { co_return one; };
+    auto gives_up = [&]() -> task<odd&&> { co_return std::move(one); };
+    loop l;
+    auto root = [&]() -> task<> {
+        auto a = l.spawn(gives());
+        auto b = l.spawn(gives_up());
+        odd* const first = co_await std::move(a).try_join();
+        CHECK(first == std::addressof(one));
+        odd* const second = co_await std::move(b).try_join();
+        CHECK(second == std::addressof(one));
+    };
+    l.run(root());
+}

@@ -498,7 +498,7 @@ TEST_CASE("an executor that ends lets go of the sleepers that another one runs")
         co_return;
     };
     block_on(root());
-    CHECK(queue.empty());
+    CHECK(queue.size() == 1);  // to end: nobody is left who could wake it
     CHECK_FALSE(sleeper.done());
     // What lies where the timers lay is not touched.
     const auto block = static_cast<unsigned char*>(
@@ -508,7 +508,7 @@ TEST_CASE("an executor that ends lets go of the sleepers that another one runs")
     CHECK(std::count(block, block + sizeof(ringlet::timer_heap), 0xff)
         == sizeof(ringlet::timer_heap));
     frame_pool::deallocate(block, sizeof(ringlet::timer_heap));
-    REQUIRE(queue.size() == 1);
+    CHECK(queue.size() == 1);
     CHECK(frames == 0);
     queue.clear();
     CHECK(frames == 1);
@@ -737,6 +737,39 @@ TEST_CASE("sleep: deadlines that lie within the thread's timer slack end one sle
     CHECK(::prctl(PR_SET_TIMERSLACK, usual) == 0);
     CHECK(sleeps == 1);
     CHECK(early == 0);
+}
+
+// Nobody is left who could wake it, and a handle that could cancel it may be gone.
+TEST_CASE("the end of an executor ends what jobs of another loop wait for on its clock") {
+    for (const bool held : {false, true}) {
+        support::loop l;
+        int gone = 0, went_on = 0, timed_out = 0;
+        auto sleeps = [&]([[maybe_unused]] guard frame) -> task<> {
+            co_await sleep_for(1h);
+            ++went_on;
+        };
+        auto gives_up = [&]([[maybe_unused]] guard frame) -> task<> {
+            ringlet::channel<int> never(0);
+            const auto n = co_await ringlet::try_timeout(1h, never.recv());
+            timed_out += !n;
+        };
+        join_handle<> kept;
+        auto root = [&]() -> task<> {
+            auto a = l.spawn(sleeps(guard(gone))), b = l.spawn(gives_up(guard(gone)));
+            CHECK(l.drain() == 2);
+            b.detach();
+            if (held) kept = std::move(a);
+            else a.detach();
+            co_return;
+        };
+        block_on(root());
+        CHECK(gone == 0);
+        CHECK(l.drain() == 2);
+        CHECK(gone == 2);
+        CHECK(went_on == 0);
+        CHECK(timed_out == 1);
+        CHECK(kept.done());
+    }
 }
 
 TEST_CASE("virtual time: one at a time on a thread") {

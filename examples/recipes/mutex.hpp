@@ -32,6 +32,7 @@ public:
         }
 
     private:
+        friend class semaphore;
         semaphore* of;
     };
 
@@ -42,9 +43,9 @@ public:
         const bool yields = got && ++taken % 128 == 0;  // so that a loop lets the others run
         if (yields) co_await yield_now();
         if (got) co_return std::move(*got);
-        const auto handed = co_await waiting.recv();
+        auto handed = co_await waiting.recv();
         if (!handed) throw channel_closed();
-        co_return permit(*this);
+        co_return std::move(*handed);
     }
     // Without waiting.
     std::optional<permit> try_acquire() {
@@ -55,11 +56,12 @@ public:
 
 private:
     void give() {
-        if (!waiting.try_send(true)) ++free;
+        permit handed(*this);  // it is given on if the task that gets it ends first
+        if (!waiting.try_send(std::move(handed))) ++free, handed.of = nullptr;
     }
     std::size_t free;
     unsigned taken = 0;
-    channel<bool> waiting{0};
+    channel<permit> waiting{0};
 };
 
 // A semaphore of one.
