@@ -313,26 +313,26 @@ TEST_CASE("a request to cancel is no part of a chain that is open") {
     REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
     REQUIRE(::pipe2(others, O_CLOEXEC) == 0);
     const unique_fd out(ends[0]), in(ends[1]), other_out(others[0]), other_in(others[1]);
-    auto reads = [](int fd, unsigned char flags) -> task<> {
+    auto reads = [](int fd, unsigned flags) -> task<> {
         std::byte buffer[8];
         auto fill = [&](io_uring_sqe* e) {
             io_uring_prep_read(e, fd, buffer, sizeof buffer, 0);
-            e->flags |= flags;
+            e->flags = static_cast<unsigned char>(flags);
         };
         co_await io::op(fill, "read");
     };
-    for (const unsigned char flag : {IOSQE_IO_LINK, IOSQE_IO_HARDLINK}) {
+    for (const unsigned flag : {IOSQE_IO_LINK, IOSQE_IO_HARDLINK}) {
         const outcome o = run([&]() -> task<> {
             auto apart = ringlet::spawn(reads(out, 0));
             co_await io::nop();
             co_await io::nop();  // with the first it has gone to the kernel
             auto linked = ringlet::spawn(reads(other_out, flag));
-            auto cancels = [&]() -> task<> {  // in the turn in which the link is written
+            auto cancels_other = [&]() -> task<> {  // in the turn in which the link is written
                 const bool ended = co_await std::move(apart).cancel();
                 CHECK_FALSE(ended);
                 CHECK_FALSE(linked.done());
             };
-            co_await ringlet::spawn(cancels());
+            co_await ringlet::spawn(cancels_other());
             linked = ringlet::spawn(reads(other_out, flag));
             auto cancels_it = [&]() -> task<> {
                 const bool ended = co_await std::move(linked).cancel();
