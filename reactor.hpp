@@ -189,7 +189,7 @@ public:
     // Makes room for a request, so that submit() has nothing to ask of the kernel. Throws
     // std::logic_error on another thread or after fork(), std::system_error if the kernel refuses.
     void make_room() {
-        while (home != mark || !has_room()) [[unlikely]] enter(0);
+        while (home != mark || !has_room()) [[unlikely]] flush();
     }
     // Readable when completions have come, for a poll loop that calls executor::try_tick then.
     int descriptor() const { return ring.ring_fd; }
@@ -301,8 +301,8 @@ private:
         detail::fail(e, text);
     }
 
-    // Out of line, as enter: so the awaits, which seldom need them, are short and inlined.
-    //
+    // Out of line, each of these: so the awaits, which seldom need them, are short and inlined.
+    [[gnu::noinline]] void flush() { enter(0); }
     // The lowest bit of an address is free, and says that this is the request to cancel that one.
     [[gnu::noinline]] void push(auto& fill, const completion* to, std::uintptr_t cancels) {
         io_uring_sqe request{};
@@ -315,7 +315,7 @@ private:
         request.flags &= static_cast<__u8>(cancels ? 0 : ~IOSQE_CQE_SKIP_SUCCESS);
         chained |= request.flags & link;
         const io_uring_sqe& last = ring.sq.sqes[(ring.sq.sqe_tail - 1) & ring.sq.ring_mask];
-        if (cancels && unsubmitted() && last.flags & link) enter(0);
+        if (cancels && unsubmitted() && last.flags & link) flush();
         request.user_data = reinterpret_cast<std::uintptr_t>(to) | cancels;
         make_room();
         ring.sq.sqes[ring.sq.sqe_tail++ & ring.sq.ring_mask] = request;
