@@ -208,7 +208,8 @@ private:
     //
     //     first --> job --> job --> nullptr          tail --> the last job's next
     //
-    // Those that were woken while they ran; the others have put themselves into the queue.
+    // Into `later` go those that were woken while they ran; the others put themselves into the
+    // queue, by its tail.
     void schedule(job& j, schedule_info) noexcept override { *std::exchange(last, &j.next) = &j; }
     bool none() const { return tail == &first; }
     void append() {

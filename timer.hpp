@@ -125,8 +125,8 @@ public:
         return static_cast<timer_heap&>(*ex.clock);
     }
     [[gnu::noinline]] explicit timer_heap(executor& e) : ex(e), io(reactor::here()), heap(64) {}
-    // What jobs of another executor wait for will not come any more. A sleep without an end is
-    // given up, a timeout is over.
+    // What is still here belongs to jobs of other loops, and nobody will look at it again: who
+    // sleeps is cancelled (never early), and a timeout is over.
     ~timer_heap() override {
         while (size) {
             timer& t = *heap[0].node;
@@ -234,7 +234,7 @@ struct [[nodiscard]] sleep final : waits<sleep>, timer_heap::timer {
 
     bool interrupt(job&) noexcept override { return leave(), true; }
     std::string describe() const override { return "sleep" + left(); }
-    void expire() noexcept override {
+    void expire() noexcept override {  // never: the heap ends, and not the sleep
         deadline == parker::never ? owner->cancel() : owner->let_go();
     }
 };

@@ -49,6 +49,8 @@ bool is_own(const unique_fd& s, const endpoint& peer) {
 }
 // Does the port answer? Throws what is not the port's fault.
 task<bool> answers(const work& w, unsigned port) {
+    int asked = 0;
+    std::exception_ptr missing;  // an address family, where nothing could be asked
     for (endpoint to : w.host) {
         // It is at the same place in both families.
         reinterpret_cast<sockaddr_in&>(to.address).sin_port = htons(std::uint16_t(port));
@@ -56,14 +58,17 @@ task<bool> answers(const work& w, unsigned port) {
         try {
             s = co_await io::socket(to.address.ss_family, SOCK_STREAM);
         } catch (const std::system_error& e) {
-            if (e.code().value() != EAFNOSUPPORT || w.host.size() == 1) throw;
-            continue;
+            if (e.code().value() != EAFNOSUPPORT) throw;
+            missing = std::current_exception();
         }
+        if (!s) continue;
+        ++asked;
         const auto n = co_await try_timeout(w.patience, io::connect(s, to.get(), to.size).result());
         if (n && *n < 0 && *n != -ECONNREFUSED && *n != -ECONNRESET && *n != -ETIMEDOUT)
             throw std::system_error(-*n, std::system_category(), to.text());
         if (n && *n == 0 && !is_own(s, to)) co_return true;
     }
+    if (!asked && missing) std::rethrow_exception(missing);
     co_return false;
 }
 task<> worker(work& w) {
