@@ -105,7 +105,7 @@ public:
         std::size_t place = 0;
 
         explicit timer(std::int64_t at) : deadline(at) {}
-        virtual void expire() noexcept = 0;
+        virtual void expire(std::int64_t time) noexcept = 0;  // never: the heap ends, not the wait
 
         void leave() {  // whoever has one calls this at its end
             if (heap) heap->remove(*this);
@@ -127,12 +127,7 @@ public:
     [[gnu::noinline]] explicit timer_heap(executor& e) : ex(e), io(reactor::here()), heap(64) {}
     // What is still here belongs to jobs of other loops, and nobody will look at it again: who
     // sleeps is cancelled (never early), and a timeout is over.
-    ~timer_heap() override {
-        while (size) {
-            timer& t = *heap[0].node;
-            remove(t), t.deadline = never, t.expire();
-        }
-    }
+    ~timer_heap() override { expire(never); }
 
     // The earliest deadline, in nanoseconds on the monotonic clock; parker::never: none.
     std::int64_t earliest() const { return size ? heap[0].deadline : never; }
@@ -157,22 +152,18 @@ public:
     //
     // Lets the reactor sleep, to the earliest deadline at most, and ends the waits that are over,
     // the earliest first. None of them runs before all are told.
+    //
+    // On a virtual clock the reactor does not sleep while a deadline is set: if nothing has come
+    // the clock goes to the next one, whatever is still in flight. Only calls on other threads hold
+    // it back (executor::outside): then, and without a deadline, it sleeps as usual.
     bool park(std::int64_t until) override {
         const bool hope = until == now ? io.park(now) : sleep(until);
-        std::int64_t time = std::exchange(virtual_time::last_read, 0);
-        if (size && !time) time = virtual_time::nanoseconds();
-        while (size && heap[0].deadline <= time) {
-            timer& t = *heap[0].node;
-            remove(t);
-            t.expire();
-        }
+        const std::int64_t read = std::exchange(virtual_time::last_read, 0);
+        if (size) expire(read ? read : virtual_time::nanoseconds());
         return hope;
     }
 
 private:
-    // On a virtual clock the reactor does not sleep while a deadline is set: if nothing has come
-    // the clock goes to the next one, whatever is still in flight. Only calls on other threads hold
-    // it back (executor::outside): then, and without a deadline, it sleeps as usual.
     [[gnu::noinline]] bool sleep(std::int64_t until) {
         virtual_time* const clock = virtual_time::active;
         const bool jumps = clock && size && !ex.outside;
@@ -181,7 +172,14 @@ private:
         virtual_time::last_read = 0;  // time has passed
         return hope;
     }
-
+    // Ends the waits whose deadline is not behind `time`.
+    void expire(std::int64_t time) noexcept {
+        while (size && heap[0].deadline <= time) {
+            timer& t = *heap[0].node;
+            remove(t);
+            t.expire(time);
+        }
+    }
     struct entry {
         std::int64_t deadline;
         std::uint64_t order;  // equal deadlines: first set, first out
@@ -234,8 +232,8 @@ struct [[nodiscard]] sleep final : waits<sleep>, timer_heap::timer {
 
     bool interrupt(job&) noexcept override { return leave(), true; }
     std::string describe() const override { return "sleep" + left(); }
-    void expire() noexcept override {  // never: the heap ends, and not the sleep
-        deadline == parker::never ? owner->cancel() : owner->let_go();
+    void expire(std::int64_t time) noexcept override {
+        time == parker::never ? owner->cancel() : owner->let_go();
     }
 };
 
@@ -292,7 +290,7 @@ template <class T, bool Try> struct [[nodiscard]] timed final : section, timer_h
         else throw std::system_error(std::make_error_code(std::errc::timed_out), "timeout");
     }
     void drop() noexcept override { work.callee.reset(), inside = nullptr; }
-    void expire() noexcept override {
+    void expire(std::int64_t) noexcept override {
         if (!over()) stopped = true, owner->stop();
     }
     std::string describe() const override { return "timeout" + left(); }
