@@ -152,10 +152,6 @@ public:
     //
     // Lets the reactor sleep, to the earliest deadline at most, and ends the waits that are over,
     // the earliest first. None of them runs before all are told.
-    //
-    // On a virtual clock the reactor does not sleep while a deadline is set: if nothing has come
-    // the clock goes to the next one, whatever is still in flight. Only calls on other threads hold
-    // it back (executor::outside): then, and without a deadline, it sleeps as usual.
     bool park(std::int64_t until) override {
         const bool hope = until == now ? io.park(now) : sleep(until);
         const std::int64_t read = std::exchange(virtual_time::last_read, 0);
@@ -164,6 +160,9 @@ public:
     }
 
 private:
+    // On a virtual clock the reactor does not sleep while a deadline is set: if nothing has come
+    // the clock goes to the next one, whatever is still in flight. Only calls on other threads hold
+    // it back (executor::outside): then, and without a deadline, it sleeps as usual.
     [[gnu::noinline]] bool sleep(std::int64_t until) {
         virtual_time* const clock = virtual_time::active;
         const bool jumps = clock && size && !ex.outside;
@@ -244,10 +243,8 @@ struct [[nodiscard]] sleep final : waits<sleep>, timer_heap::timer {
 // In nanoseconds, rounded up. Less than none is none; more than can be counted is never.
 template <class Rep, class Period> std::int64_t count_of(std::chrono::duration<Rep, Period> d) {
     using unit = std::ratio_divide<Period, std::nano>;
-    if constexpr (std::int64_t n = 0; std::is_same_v<Rep, std::int64_t> && unit::den == 1) {
+    if constexpr (std::int64_t n = 0; std::is_same_v<Rep, std::int64_t> && unit::den == 1)
         if (!__builtin_mul_overflow(d.count(), unit::num, &n)) return std::max(n, parker::now);
-        return d.count() > 0 ? parker::never : parker::now;
-    }
     const std::chrono::duration<long double, std::nano> exact = d;
     if (!(exact.count() < static_cast<long double>(parker::never))) return parker::never;
     return exact.count() <= 0 ? 0 : std::chrono::ceil<std::chrono::nanoseconds>(exact).count();
