@@ -95,10 +95,6 @@ namespace detail {
 // The place of the running task's last co_await.
 inline source last_place() { return job::current ? job::current->awaits_at() : source(); }
 
-// A task without its value, which goes while the task still runs: it may spawn others as it goes.
-inline task<> valueless(task<> t) { return t; }
-template <class T> task<> valueless(task<T> t) { static_cast<void>(co_await std::move(t)); }
-
 }  // namespace detail
 
 // Runs tasks, one at a time, on the thread that calls run() or try_tick(). Its end cancels all
@@ -412,7 +408,8 @@ public:
     // throws.
     template <detail::awaitable A>
     void spawn(A work, detail::source place = detail::source::current()) const {
-        auto& j = *group->add(detail::valueless(detail::as_task(std::move(work)))).release();
+        auto& j = *group->add(detail::as_task(std::move(work))).release();
+        j.detach();
         // Before the scope has begun, start() does it.
         if (group->owner && group->owner->waiting == group) group->begin(j, place);
     }

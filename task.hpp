@@ -294,7 +294,7 @@ struct called {
 //   left        counts down at each wait that is over at once (channels, sleeps of no time): the
 //               129th finds none left, and the job yields; a wait that was not over sets it back
 //   references  the handle and the wakers; the memory goes with the last, once the job has ended
-//   detached    the handle, when it goes
+//   detached    the handle, when it goes; a child of a scope has none
 //   cancelled   cancel
 //   stopping    cancel, and a section's stop: what runs now is to end at its next suspension; the
 //               end of that section takes it back
@@ -450,7 +450,7 @@ struct job : pooled, linked {
     void release() noexcept {
         if (--references) return;
         if (is(ended)) delete this;
-        else if (is(suspended) && !waiting) cancel();  // nobody is left who could wake it
+        else if (is(suspended) && !waiting && !group) cancel();  // nobody is left to wake it
     }
     // The handle goes; the job goes on, or does not.
     void detach() noexcept {
@@ -495,7 +495,7 @@ private:
             phase = scheduled | (phase & fulfilled);
             return by.schedule(*this, schedule_info(true)), true;
         }
-        if (!waiting && !references) abandon();
+        if (!waiting && !references && !group) abandon();
         return false;
     }
     // The frames go: after the last return, or early, wherever they are suspended. To destroy the
@@ -513,11 +513,12 @@ private:
         if (group) group->finished(*this);
         else if (watcher) watcher->resume_for(result);
     }
-    // The end of a job whose result nobody takes. That goes first, since it may wake or end others.
+    // The end of a job whose result nobody takes. That goes first, since it may wake or end others,
+    // or spawn some; an exception is left to the group, if there is one.
     [[gnu::noinline]] void bury() {
         const bool silent = cancelled || lost;
         ++references, phase |= look;  // the last waker may lie in the result
-        const std::exception_ptr error = discard();
+        const std::exception_ptr error = group && is(failed) && !silent ? nullptr : discard();
         finish(lost ? 0 : fulfilled);
         release();
         if (error && !silent) std::rethrow_exception(error);
@@ -682,7 +683,7 @@ private:
 // Makes a job runnable again. It is for one suspension: once the job has gone on it does nothing,
 // so no await is resumed by an old waker, and none has to check. Copyable, counted; may outlive the
 // job. Dropping the last waker of a detached job that waits for nothing else cancels it. (A group's
-// child is not detached: its parent waits on, which an executor reports as a deadlock.)
+// child waits on, and its parent with it, which an executor reports as a deadlock.)
 class waker {
     std::unique_ptr<detail::job, detail::ends_with<&detail::job::release>> job;
     std::uint64_t run = 0;
@@ -975,7 +976,6 @@ struct [[nodiscard]] group : waits<group> {
         while (!members.empty()) {
             job& j = static_cast<job&>(*members.after);
             j.group = nullptr, j.watcher = nullptr;
-            if (!j.detached) j.detach();  // a scope's child has no handle
             j.abandon();
         }
     }
@@ -1050,11 +1050,6 @@ template <class F> struct [[nodiscard]] led final : group {
     led(const char* n, policy p, F f) : group(n, p), body(std::move(f)) {}
     bool await_ready() { return main = body(*this), false; }
     decltype(auto) await_resume() { return check(), main->take(); }
-    void finished(job& j) noexcept override {
-        const bool other = &j != main.get();
-        group::finished(j);
-        if (other) j.detach();
-    }
 };
 
 }  // namespace detail
