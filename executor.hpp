@@ -417,15 +417,6 @@ public:
 
 namespace detail {
 
-// What one child gives to when_any, an optional, or to when_all.
-template <bool Any, class T> decltype(auto) part_of(job_of<T>& j) {
-    if constexpr (!std::is_void_v<T>) {
-        if constexpr (Any) return j.attempt();
-        else return j.take();
-    } else if constexpr (Any) return j.attempt() ? std::optional(nothing()) : std::nullopt;
-    else return j.take(), nothing();
-}
-
 // What f gives for each: a tuple for a tuple; a vector for a vector, of pointers where f gives
 // references.
 template <class... X> auto each(std::tuple<X...>& all, auto f) {
@@ -440,25 +431,20 @@ template <class X> auto each(std::vector<X>& all, auto f) {
     return out;
 }
 
-template <bool Any, class All> struct [[nodiscard]] joined final : group {
-    static auto adding(group& g) {
-        return [&g](auto& one) { return g.add(as_task(std::move(one))); };
-    }
-    All work;
-    decltype(each(std::declval<All&>(), adding(std::declval<group&>()))) jobs;
-    explicit joined(All w)
-        : group(Any ? "when_any" : "when_all", Any ? any : all), work(std::move(w)) {}
-    bool await_ready() {
-        jobs = each(work, adding(*this));
-        return members.empty() && job::current->spend();
-    }
-    auto await_resume() {
-        check();
-        return each(jobs, [](auto& j) -> decltype(auto) { return part_of<Any>(*j); });
-    }
-};
-
-template <bool Any> auto join(auto all) { return joined<Any, decltype(all)>(std::move(all)); }
+// A job for each, and then a part for each job: an optional for when_any, a value for when_all.
+template <bool Any> auto join(auto all) {
+    auto body = [all = std::move(all)](group& g) mutable {
+        return each(all, [&](auto& one) { return g.add(as_task(std::move(one))); });
+    };
+    const auto part = []<class T>(owned<T>& j) -> decltype(auto) {
+        const std::bool_constant<Any> tries;
+        if constexpr (!std::is_void_v<T>) return j->take(tries);
+        else if constexpr (Any) return j->take(tries) ? std::optional(nothing()) : std::nullopt;
+        else return j->take(), nothing();
+    };
+    const auto give = [=](auto& jobs) { return each(jobs, part); };
+    return led(Any ? "when_any" : "when_all", Any ? group::any : group::all, std::move(body), give);
+}
 
 }  // namespace detail
 
@@ -498,7 +484,7 @@ template <detail::callable<scope_ref> F> auto scope(F f) {
     auto body = [f = std::move(f), s = std::optional<scope_ref>()](detail::group& g) mutable {
         return g.add(detail::as_task(f(std::move(s.emplace(g)))));  // kept: f may refer to it
     };
-    return detail::led("scope", detail::group::all, std::move(body));
+    return detail::led("scope", detail::group::all, std::move(body), detail::value_of);
 }
 
 // ---- 5. Channels --------------------------------------------------------------------------------

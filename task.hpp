@@ -755,9 +755,9 @@ template <class T> struct job_of : job {
     void free() noexcept {
         std::destroy_at(&outcome.value), job::operator delete(this, sizeof(job_of));
     }
-    // The result, or what stands for none.
-    T take() { return lost ? throw task_cancelled() : outcome.take(); }
-    auto attempt() { return outcome.attempt(lost); }
+    // The result; or, for those who try, what stands for none.
+    T take(std::false_type = {}) { return lost ? throw task_cancelled() : outcome.take(); }
+    auto take(std::true_type) { return outcome.attempt(lost); }
 };
 
 // A job that ends with its pointer: cancelled, and left to go on its own until it has let go.
@@ -875,8 +875,7 @@ template <class T, bool Try> struct [[nodiscard]] join_wait final : waits<join_w
     [[gnu::noinline]] decltype(auto) rare() {
         if (!handle || !handle->is(job::ended)) refuse();  // taken meanwhile, or another has come
         const owned<T> ended(std::move(handle));
-        if constexpr (Try) return ended->attempt();
-        else return ended->take();
+        return ended->take(std::bool_constant<Try>());
     }
     bool interrupt(job&) noexcept override { return other->watcher = nullptr, true; }
     std::string describe() const override { return "join"; }
@@ -1042,15 +1041,22 @@ struct [[nodiscard]] group : waits<group> {
     const ring* children() const override { return &members; }
 };
 
-// A group of one job, which body(group) adds: a shield. Or of that one and others, which are added
-// while it runs, and whose values nobody takes: a scope.
-template <class F> struct [[nodiscard]] led final : group {
+// The group of those jobs that body(group) adds, which the await makes a value of by give(jobs).
+// (Others may be added while it runs, whose values nobody takes: those of a scope.)
+template <class F, class G> struct [[nodiscard]] led final : group {
     F body;
-    std::invoke_result_t<F&, group&> main;
-    led(const char* n, policy p, F f) : group(n, p), body(std::move(f)) {}
-    bool await_ready() { return main = body(*this), false; }
-    decltype(auto) await_resume() { return check(), main->take(); }
+    G give;
+    std::invoke_result_t<F&, group&> jobs;
+    led(const char* n, policy p, F f, G g) : group(n, p), body(std::move(f)), give(std::move(g)) {}
+    bool await_ready() {
+        jobs = body(*this);
+        return members.empty() && job::current->spend();
+    }
+    decltype(auto) await_resume() { return check(), give(jobs); }
 };
+
+// The value of a single one: for a shield, and for a scope, of the job that its body is.
+inline constexpr auto value_of = [](auto& job) -> decltype(auto) { return job->take(); };
 
 }  // namespace detail
 
@@ -1067,7 +1073,7 @@ template <detail::callable<waker> F> auto suspend(F f) { return detail::suspensi
 template <detail::awaitable A> auto shield(A work) {
     auto body = [work = detail::as_task(std::move(work))](
                     detail::group& g) mutable { return g.add(std::move(work)); };
-    return detail::led("shield", detail::group::shield, std::move(body));
+    return detail::led("shield", detail::group::shield, std::move(body), detail::value_of);
 }
 
 // Is the running job, or one that waits for it as a child, to be stopped? For computations that
