@@ -551,53 +551,45 @@ private:
     // empty lets the others run behind every 128th item. Without budget, a job that is to stop
     // begins nothing, and takes nothing. What is inlined by order here saves clang a ninth of a
     // round trip.
-    template <class W> struct in_line : detail::waits<W>, detail::linked {
+    template <bool Sends>
+    struct [[nodiscard]] in_line final : detail::waits<in_line<Sends>>, detail::linked {
+        static_assert(alignof(T) <= 16, "ringlet: an item lies in frames; send a std::unique_ptr");
+        channel& of;
+        std::conditional_t<Sends, T, std::optional<T>> value;
         int over;  // from await_ready on. 1: it is; 2: and has been refused: the channel is closed
         detail::job* owner;  // while it is in line
-        in_line() {}
-        in_line(in_line&&) noexcept {}
+        explicit in_line(channel& c, auto&&... v) : of(c), value(std::move(v)...) {}
+        in_line(in_line&& w) : in_line(w.of, std::move(w.value)) {}
         [[gnu::always_inline]] bool await_ready() {
             if (!detail::job::current->spend()) return pass_late(), false;
-            return (over = static_cast<W&>(*this).pass()) != 0;
+            return (over = pass()) != 0;
         }
-        [[gnu::cold]] void pass_late() {
-            over = detail::job::current->stopping ? 0 : static_cast<W&>(*this).pass();
+        [[gnu::cold]] void pass_late() { over = detail::job::current->stopping ? 0 : pass(); }
+        [[gnu::always_inline]] auto pass() {
+            if constexpr (Sends) return of.pass(std::move(value)) ? 1 : 2 * of.closed;
+            else if (auto v = of.try_recv()) return void(value.emplace(std::move(*v))), true;
+            else return of.closed && (value.reset(), true);  // that of an await before
         }
         bool insists() const { return over; }
         void start(detail::job& j) {
             owner = &j;
-            if (!over) return join(static_cast<W&>(*this).line());
+            if (!over) return join(Sends ? of.senders : of.receivers);
             j.spend();  // from the next run's, which it is over in
             j.fulfil();
         }
         bool interrupt(detail::job&) noexcept override { return unlink(), true; }
-        void leave(unsigned result) { unlink(), owner->resume_for(result); }  // may run on the spot
-        void done() { leave(detail::job::fulfilled); }
-    };
-    struct [[nodiscard]] sending final : in_line<sending> {
-        static_assert(alignof(T) <= 16, "ringlet: an item lies in frames; send a std::unique_ptr");
-        channel& to;
-        T value;
-        sending(channel& c, T v) : to(c), value(std::move(v)) {}
-        auto& line() { return to.senders; }
-        [[gnu::always_inline]] int pass() { return to.pass(std::move(value)) ? 1 : 2 * to.closed; }
-        void await_resume() const { this->over == 1 ? void() : throw channel_closed(); }
-        std::string describe() const override { return "send"; }
-    };
-    struct [[nodiscard]] receiving final : in_line<receiving> {
-        channel& from;
-        std::optional<T> value;
-        explicit receiving(channel& c) : from(c) {}
-        auto& line() { return from.receivers; }
-        [[gnu::always_inline]] bool pass() {
-            if (auto v = from.try_recv()) return void(value.emplace(std::move(*v))), true;
-            if (from.closed) value.reset();  // that of an await before
-            return from.closed;
+        void leave(unsigned result) {  // which may run the job on the spot
+            if constexpr (!Sends) result ? void() : value.reset();
+            unlink(), owner->resume_for(result);
         }
-        void leave(unsigned result) { value.reset(), in_line<receiving>::leave(result); }
-        std::optional<T> await_resume() { return std::move(value); }
-        std::string describe() const override { return "recv"; }
+        auto await_resume() {
+            if constexpr (!Sends) return std::move(value);
+            else if (over != 1) throw channel_closed();
+        }
+        std::string describe() const override { return Sends ? "send" : "recv"; }
     };
+    using sending = in_line<true>;
+    using receiving = in_line<false>;
     // Into the frame of who waits for it, or into the items. (Once it is closed no receiver waits.)
     template <class U> [[gnu::always_inline]] bool pass(U&& value) {
         if (receivers.empty()) {
@@ -606,7 +598,7 @@ private:
         }
         receiving& r = first<receiving>(receivers);
         r.value.emplace(std::forward<U>(value));
-        return r.done(), true;
+        return r.leave(detail::job::fulfilled), true;
     }
     // The first item. Not inlined: most who come find none.
     [[gnu::noinline]] std::optional<T> take() {
@@ -623,7 +615,7 @@ private:
         items.push_back(std::move(s.value));
         decltype(items) taken;
         taken.splice(taken.begin(), items, items.begin());
-        s.over = 1, s.done();
+        s.over = 1, s.leave(detail::job::fulfilled);
         return std::move(taken.front());
     }
     template <class W> static W& first(detail::ring& line) { return static_cast<W&>(*line.after); }
