@@ -117,8 +117,9 @@ public:
 class reactor final : public parker {
 public:
     struct options {
-        unsigned entries;  // of the submission ring; the completion ring has four times as many
-        unsigned flags;    // IORING_SETUP_*, those of set_up(); 0: the best that the kernel has
+        // Of the submission ring (the completion ring has four times as many); IORING_SETUP_*,
+        // those of set_up(), 0: the best that the kernel has.
+        unsigned entries, flags;
         options(unsigned n = 64, unsigned f = 0) : entries(n), flags(f) {}
     };
     // The kernel gives back, with each answer, 64 bits that came with the request: here the address
@@ -649,9 +650,7 @@ inline auto mkdir(const char* path, mode_t mode = 0777) {
 }
 // A new socket, close-on-exec (Linux 5.19).
 inline auto socket(int domain, int type, int protocol = 0) {
-    const auto fill = [=](io_uring_sqe* s) {
-        io_uring_prep_socket(s, domain, type | SOCK_CLOEXEC, protocol, 0);
-    };
+    auto fill = [=](auto s) { io_uring_prep_socket(s, domain, type | SOCK_CLOEXEC, protocol, 0); };
     return op<unique_fd>(fill, "socket");
 }
 // Connects; over when the peer has accepted or refused. The address is copied.
@@ -690,9 +689,7 @@ inline auto poll(int fd, unsigned events) { return op(io_uring_prep_poll_add, "p
 // Moves at most n bytes from one descriptor to another, one of them a pipe (worker). -1: at the
 // file's position, and for a pipe.
 inline auto splice(int from, std::int64_t from_offset, int to, std::int64_t to_offset, unsigned n) {
-    const auto fill = [=](io_uring_sqe* s, int fd) {
-        io_uring_prep_splice(s, fd, from_offset, to, to_offset, n, 0);
-    };
+    auto fill = [=](auto... a) { io_uring_prep_splice(a..., from_offset, to, to_offset, n, 0); };
     return op<std::size_t>(fill, "splice", from);
 }
 
