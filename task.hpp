@@ -128,16 +128,13 @@ private:
     inline static constinit thread_local std::size_t taken = 0;  // blocks, those in lists included
     inline static constinit thread_local std::pmr::memory_resource* upstream = nullptr;
 
-    static std::pmr::memory_resource& origin() {
-        return upstream ? *upstream : *std::pmr::new_delete_resource();
-    }
-    // The heap's blocks go back when the thread ends. To be told of that takes a few bytes of the
-    // heap itself: so nobody is told where a resource is set, which is not asked then either.
+    static auto& origin() { return upstream ? *upstream : *std::pmr::new_delete_resource(); }
+    // The heap's blocks go back when the thread ends, and with it an object of this class. To be
+    // told of that takes a few bytes of the heap itself: so nobody is told where a resource is set,
+    // which is not asked then either.
+    ~frame_pool() { upstream ? void() : trim(); }
     [[gnu::noinline, gnu::cold]] static void* refill(std::size_t n) {
-        struct trimmer {
-            ~trimmer() { upstream ? void() : trim(); }
-        };
-        if (!upstream) { [[maybe_unused]] static thread_local const trimmer at_thread_exit; }
+        if (!upstream) { [[maybe_unused]] static thread_local const frame_pool at_thread_exit; }
         void* const p = origin().allocate(n, step);
         return ++taken, p;
     }
@@ -443,7 +440,6 @@ struct job : pooled, linked {
     }
     // For awaits that are sections, when they go.
     void leave(const section& s) {
-        if (inner == &s) return void(inner = s.outer);
         for (section** place = &inner; *place; place = &(*place)->outer)
             if (*place == &s) return void(*place = s.outer);
     }
