@@ -386,8 +386,8 @@ struct [[nodiscard]] yield_now : std::suspend_always {
 
 // ---- 4. Waiting together ------------------------------------------------------------------------
 
-// when_all, when_any and scope are groups (task.hpp). The first two are one template: it holds
-// awaitables before the await and jobs after it, and gives a tuple or a list of what the jobs gave.
+// when_all, when_any and scope are groups (task.hpp). The first two are one function: its group's
+// body makes a job of each awaitable, and gives a tuple or a list of what the jobs gave.
 //
 //     when_all(a(), b())    add(a), add(b); both run; the group goes on when the last has ended
 //     b throws              stop(): a is cancelled; its frames gone, b's exception is thrown
