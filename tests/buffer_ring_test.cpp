@@ -647,6 +647,52 @@ TEST_CASE("an executor ends in the middle of it: armed, with pieces in line, wit
     }
 }
 
+TEST_CASE("the buffers go before a task whose handle went with them: waiting, or holding a piece") {
+    const no_leak checks;
+    for (int after = 0; after < 40; ++after) {
+        auto root = [&]() -> task<> {
+            const socket_pair s;
+            std::string seen;
+            auto hold = [](int fd, std::string& all) -> task<> {
+                recv_many incoming(fd);
+                for (;;) {
+                    const piece p = co_await incoming.next();
+                    all += text_of(p);
+                    co_await turns(3);
+                }
+            };
+            {
+                buffer_ring buffers(2, 4);
+                s.put("0123456789abcdef");
+                const join_handle<> one = spawn(hold(s.a, seen)), two = spawn(hold(s.b, seen));
+                co_await turns(after);
+            }
+            std::optional<buffer_ring> next;  // a piece of the other one is not given to this
+            if (after % 2) next.emplace(2, 4);
+            co_await turns(20);
+            CHECK(std::string("0123456789abcdef").starts_with(seen));
+        };
+        block_on(root());
+    }
+}
+
+TEST_CASE("a buffer_ring is its executor's: one that another ticks is refused") {
+    auto root = []() -> task<> {
+        buffer_ring buffers(1, 1);
+        executor other;
+        auto receive = [](int fd) -> task<> {
+            recv_many incoming(fd);
+            co_await incoming.next();
+        };
+        const socket_pair s;
+        const join_handle<> h = other.spawn(receive(s.a));
+        for (int i = 0; i < 100 && !h.done(); ++i) other.try_tick();
+        CHECK(h.done());
+        co_return;
+    };
+    block_on(root());
+}
+
 TEST_CASE("one ring after the other, in one executor and in the next") {
     const no_leak checks;
     for (int executors = 0; executors < 3; ++executors) {

@@ -39,36 +39,36 @@
 
 namespace ringlet::io {
 
-// The buffers, for all receivers of a thread: one at a time. Made in a running executor; must outlive
-// all recv_many and their pieces, and end before the executor does: a variable of the root, say.
+// The buffers, for all receivers of the executor that it is made in; one at a time on a thread. Must end
+// before the executor does: a variable of the root, say. What a piece of it still shows then stays; a
+// next() that comes later throws std::logic_error. Throws that too where another one is alive.
 class buffer_ring final : reactor::completion {
 public:
     // What has been received. Its buffer goes back to the kernel when it is destroyed.
-    struct piece {
+    struct piece : shot {
         // Empty: the stream has ended.
         std::span<std::byte> data() const { return {buffer.get(), buffer ? unsigned(res) : 0u}; }
-        piece(int n, unsigned f) : res(n), flags(f) {
-            const unsigned number = flags >> IORING_CQE_BUFFER_SHIFT;
+        piece(int n, unsigned f) : shot(n, f) {
             if (flags & IORING_CQE_F_BUFFER)
-                buffer.reset(&here->memory[number * unsigned(here->size)]), --here->left;
+                buffer = {here->taken(flags >> IORING_CQE_BUFFER_SHIFT), {here->memory}};
             // A request that has ended needs no buffer any more: perhaps another one does.
-            if (!(flags & IORING_CQE_F_MORE) && here->left) here->freed.try_send(true);
+            if (here && !(flags & IORING_CQE_F_MORE) && here->left) here->freed.try_send(true);
         }
 
     private:
-        friend class recv_many;
         struct give_back {
-            void operator()(std::byte* b) const { here->provide(b, 1); }
+            std::shared_ptr<std::byte[]> of;  // the memory of a buffer_ring that may be gone
+            bool is_there() const { return here && here->memory == of; }
+            void operator()(std::byte* b) const { is_there() ? here->provide(b, 1) : void(); }
         };
         std::unique_ptr<std::byte, give_back> buffer;
-        int res;
-        unsigned flags;
     };
 
-    // `count` buffers of `bytes` bytes each.
-    buffer_ring(int count, int bytes) : size(bytes), memory(std::size_t(count) * unsigned(bytes)) {
+    // `count` buffers (65,535 at most) of `bytes` bytes each.
+    buffer_ring(int count, int bytes)
+        : size(bytes), memory(new std::byte[std::size_t(count) * unsigned(bytes)]()) {
         if (here) throw std::logic_error("ringlet: a buffer_ring exists on this thread");
-        provide(memory.data(), count);
+        provide(memory.get(), count);
         here = this;
     }
     ~buffer_ring() {
@@ -81,25 +81,30 @@ private:
     friend class recv_many;
     void request(auto prepare) {
         if (in.forked()) return;
-        in.make_room();
-        in.submit(*this, prepare);
-        ++requests;
+        in.make_room(), in.submit(*this, prepare), ++requests;
     }
     void provide(std::byte* from, int count) {
         request([=, this](io_uring_sqe* s) {
-            const auto number = static_cast<int>((from - memory.data()) / size);
+            const auto number = static_cast<int>((from - memory.get()) / size);
             io_uring_prep_provide_buffers(s, from, size, count, 0, number);
         });
-        left += count;
-        freed.try_send(true);
+        left += count, freed.try_send(true);
+    }
+    std::byte* taken(unsigned number) { return --left, &memory[number * unsigned(size)]; }
+    // That of the running executor. Throws if there is none, or the kernel has refused a buffer.
+    static buffer_ring& known() {
+        if (!here || &here->in != &reactor::here())
+            throw std::logic_error("ringlet: recv_many without a buffer_ring");
+        if (here->error) detail::fail(here->error, "provide_buffers");
+        return *here;
     }
     void complete(int n, unsigned) noexcept override { --requests, error = std::max(error, -n); }
 
     inline static constinit thread_local buffer_ring* here = nullptr;
     reactor& in = reactor::here();
     int size, requests = 0, left = 0, error = 0;  // left: buffers that the kernel has
-    std::vector<std::byte> memory;
-    channel<bool> freed{0};  // for those who wait for a buffer
+    std::shared_ptr<std::byte[]> memory;          // that of a piece stays until it goes
+    channel<bool> freed{0};                       // for those who wait for a buffer
 };
 
 // Receives from a socket: pieces in the order of the stream, none lost, whoever is cancelled.
@@ -110,20 +115,18 @@ class recv_many {
 public:
     explicit recv_many(int socket) : fd(socket) {}
 
-    // Waits for bytes, and for a buffer to hold them. Errors are std::system_error.
+    // Waits for bytes, and for a buffer to hold them. Errors are std::system_error; std::logic_error if
+    // there is no buffer_ring in this executor.
     template <class = void> task<buffer_ring::piece> next() {
-        if (!buffer_ring::here) throw std::logic_error("ringlet: recv_many without a buffer_ring");
-        for (buffer_ring& ring = *buffer_ring::here;;) {
-            while (!shots && !ring.left) co_await ring.freed.recv();
+        for (;;) {
+            while (!shots && !buffer_ring::known().left) co_await buffer_ring::known().freed.recv();
             // Perhaps nothing comes here: the next who waits is to know of the buffer as well.
-            if (!shots) shots.emplace(std::ref(*this)), ring.freed.try_send(true);
+            if (!shots) shots.emplace(std::ref(*this)), buffer_ring::known().freed.try_send(true);
             auto some = co_await shots->try_next();
             if (!some) continue;  // another task has the last one, and is about to end these
             if (!(some->flags & IORING_CQE_F_MORE)) shots.reset();
-            if (ring.error) detail::fail(ring.error, "provide_buffers");
             if (some->res >= 0) co_return std::move(*some);
-            if (some->res != -ENOBUFS)
-                detail::fail(-some->res, "recv on descriptor " + std::to_string(fd));
+            if (some->res != -ENOBUFS) detail::fail(-some->res, "recv" + detail::subject(fd));
         }
     }
     void operator()(io_uring_sqe* s) const {
