@@ -71,6 +71,21 @@ TEST_CASE("an empty stream, and one that ends with an end of line") {
     }
 }
 
+TEST_CASE("a bound of nothing is a bound of one byte") {
+    stream s;
+    s.put("\n\nx");
+    buffered_reader from(s.out, 0);
+    auto root = [&]() -> task<> {
+        const auto line = co_await from.line();
+        CHECK(line == "");
+        const auto some = co_await from.some();
+        CHECK(text_of(some) == "\n");
+        const auto one = co_await from.exact(1);
+        CHECK(text_of(one) == "x");
+    };
+    block_on(root());
+}
+
 TEST_CASE("split at every byte, with every size of the buffer that holds the longest line") {
     const std::string text = "a\nbc\n\ndefg\nhi";
     for (std::size_t bound = 5; bound < 20; ++bound) {

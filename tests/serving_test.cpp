@@ -178,6 +178,13 @@ TEST_CASE("a partial_file appears when it is kept, and leaves nothing if it is n
         co_await f.open();
     };
     CHECK(error_of(nowhere()) == ENOENT);
+    const auto twice = [&]() -> task<> {
+        partial_file f(path);
+        co_await f.open();
+        co_await f.open();
+    };
+    CHECK_THROWS_AS(block_on(twice()), std::logic_error);
+    CHECK(partial() == 0);
 }
 
 TEST_CASE("a partial_file may have the longest of names, with a directory and without") {

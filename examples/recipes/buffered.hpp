@@ -32,9 +32,9 @@ namespace ringlet {
 // For one task at a time. Borrows the descriptor; nobody else should read from it.
 class buffered_reader {
 public:
-    // `bound`: how many bytes a line (its end included) or an exact() has at most.
+    // `bound`: how many bytes a line (its end included) or an exact() has at most; 0 counts as 1.
     explicit buffered_reader(int descriptor, std::size_t bound = 16 * 1024)
-        : fd(descriptor), buffer(bound) {}
+        : fd(descriptor), buffer(std::max<std::size_t>(bound, 1)) {}
 
     // The next line, without its end; the last one may have none. nullopt: the stream has ended.
     // Throws std::length_error if the line is longer than the bound, and takes nothing.

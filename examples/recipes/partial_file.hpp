@@ -14,6 +14,7 @@
 
 namespace ringlet {
 
+// For one task. `p` is the name in the end; what is at that name meanwhile stays as it is until keep().
 class partial_file {
 public:
     explicit partial_file(std::string p) : path(std::move(p)) {}
@@ -21,8 +22,11 @@ public:
     ~partial_file() {
         if (file) ::unlink(name.c_str());
     }
+    // From open() to keep(), else -1.
     int fd() const { return file.get(); }
+    // Once. Throws std::system_error.
     template <class = void> task<> open(mode_t mode = 0666) {
+        if (file) throw std::logic_error("ringlet::partial_file: opened twice");
         // A long name is cut, to have room for more.
         const std::string begin = path.substr(0, path.rfind('/') + 201) + ".part-"
             + std::to_string(::getpid()) + "-";
@@ -34,6 +38,7 @@ public:
         if (fd < 0) detail::fail(-fd, "open " + name);
         file.reset(fd);
     }
+    // Gives it its name, and closes it. Throws std::system_error: then it is removed all the same.
     template <class = void> task<> keep() {
         co_await io::rename(name.c_str(), path.c_str());
         file.reset();

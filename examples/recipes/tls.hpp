@@ -56,7 +56,8 @@ inline context trust(const char* file = nullptr) {
 
 class stream {
 public:
-    // The socket is borrowed. `name` is a host's name, or its address. Throws error if it is neither.
+    // The socket is borrowed. `name` is a host's name, or its address, which the certificate has to
+    // bear. Throws error where OpenSSL takes it for neither: an empty one, say.
     stream(const context& c, int socket, const std::string& name)
         : fd(socket), host(name), ssl(SSL_new(c.get()), SSL_free) {
         SSL_set_bio(ssl.get(), in, out);  // it owns them from now on
@@ -67,6 +68,8 @@ public:
         if (name.empty() || !SSL_set1_host(ssl.get(), n) || !SSL_set_tlsext_host_name(ssl.get(), n))
             throw error("no name of a host: " + name);
     }
+    // To be awaited first. Throws error if the peer is not who it should be, or speaks no TLS;
+    // std::system_error if the connection breaks. So do the others.
     auto handshake() { return run(SSL_do_handshake); }
     // At most into.size() bytes; 0: the peer has said goodbye.
     template <class = void> task<std::size_t> read(std::span<std::byte> into) {

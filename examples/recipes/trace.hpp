@@ -10,13 +10,14 @@
 // Open the file in https://ui.perfetto.dev or https://www.speedscope.app: one track a task, named by
 // the place of its spawn, and on it, named by the lines of the co_awaits, what the task did:
 //
-//     main.cpp:31   | wait main.cpp:31 | run | wait main.cpp:12            | run | wait ...
-//                   ^ (1)              ^ (2) ^ (3)                               ^ (4) on_finish
+//     main.cpp:31   | wait main.cpp:31 | run | wait main.cpp:12            | run |
+//                   ^ (1)              ^ (2) ^ (3)                               ^ (4)
 //
 //     (1) on_spawn: a track is begun.    (2) before_run: a wait is over, that for the first turn or
 //     for what was awaited at this line; what comes after it is in the next slice.    (3) after_run: a
 //     run is over. One that was longer than the limit is a line on stderr, that says between which
-//     two co_awaits it was: nobody else could run meanwhile.
+//     two co_awaits it was: nobody else could run meanwhile.    (4) on_finish: the task has ended,
+//     and so has its track
 //
 // The time is the real one, also under virtual_time. An event costs about a microsecond. A trace that
 // is not closed, after a crash, say, can be opened as well.
