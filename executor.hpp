@@ -52,7 +52,8 @@ struct parker : detail::pooled {
 
     // Ends the waits whose time has come, which makes their jobs runnable. Blocks until there is
     // one, but not past `until` on the monotonic clock, in nanoseconds (by more than the kernel's
-    // own sleeps). False: there is nothing to wait for, now or ever. Runs no code of a task.
+    // own sleeps). False: there is nothing to wait for, now or ever (of `now` nobody asks that).
+    // Runs no code of a task.
     virtual bool park(std::int64_t until) = 0;
     virtual ~parker() = default;
 };
@@ -352,8 +353,10 @@ decltype(auto) block_on(A root, detail::source place = detail::source::current()
 }
 
 // Starts a task, at the end of the queue of the executor that runs here, and gives its handle:
-// dropping that cancels the task, detach() lets it go on. Throws std::logic_error where no executor
-// runs, and what executor::spawn throws.
+// dropping that cancels the task, detach() lets it go on. Neither waits for it: its frame goes
+// later, in a run of its own. So it should borrow nothing from this frame; children that do are for
+// scope or when_all. Throws std::logic_error where no executor runs, and what executor::spawn
+// throws.
 template <detail::awaitable A>
 [[gnu::always_inline]] inline auto spawn(A work, detail::source place = detail::source::current()) {
     return executor::here().spawn(std::move(work), place);

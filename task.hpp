@@ -36,7 +36,8 @@
 //     runnable goes to the schedule function; while the job runs, that is done at the end of the
 //     run    (5) cancel, or a dropped handle: what the job waits for lets go, it is scheduled once
 //     more, and run() destroys the frames, innermost first; dropping a runnable destroys them at
-//     once    (6) the outermost frame has returned; its result lies with the handle
+//     once    (6) the outermost frame has returned; its result lies with the handle. Or the job was
+//     cancelled while it ran, and has come to an await that lets go: its frames go there and then
 //
 // All of this belongs to one thread: no field is atomic.
 //
@@ -713,7 +714,8 @@ public:
     // Hands itself to the schedule function.
     void schedule() { job.release()->schedule(); }
     // Runs the job to its next suspension. True: it was woken meanwhile, and has been scheduled
-    // again. The exception of a detached job leaves here.
+    // again. The exception of a detached job leaves here; so does std::logic_error, if the job has
+    // come back without an await of this library.
     bool run() && {
         const detail::scoped here(detail::job::current, job.get());
         detail::job& j = *job.release();

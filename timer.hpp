@@ -317,7 +317,7 @@ template <class D> auto sleep_until(std::chrono::time_point<std::chrono::steady_
 // Gives the awaitable `d` from now to end, then cancels it and waits until it has let go. Gives its
 // value or rethrows its exception, also if that came too late to be stopped; else throws
 // std::system_error(timed_out), or, as try_timeout, gives nullopt (false for void, nullptr for U&).
-// Costs a call, no kernel timer.
+// Costs a call, no kernel timer. Both throw std::system_error where io_uring is refused.
 template <class Rep, class Period, detail::awaitable A>
 [[gnu::always_inline]] inline auto timeout(std::chrono::duration<Rep, Period> d, A work) {
     return detail::timed(std::false_type(), detail::after(d), detail::as_task(std::move(work)));

@@ -21,6 +21,7 @@ struct resolve_error : std::runtime_error {
         : std::runtime_error(name + ": " + ::gai_strerror(c)), code(c) {}
 };
 
+// An address and a port, as connect(2) takes them.
 struct endpoint {
     sockaddr_storage address{};
     socklen_t size = 0;

@@ -34,7 +34,8 @@
 
 namespace ringlet {
 
-// Lazy: nothing runs before the first next(). Move-only; not to be moved while a next() waits.
+// Lazy: nothing runs before the first next(). Move-only. While a next() waits it must stay where it is:
+// not moved, and not destroyed by another task.
 template <class T> class [[nodiscard]] generator {
 public:
     struct promise_type : task<>::promise_type {

@@ -36,7 +36,8 @@ inline endpoints interleaved(const endpoints& list) {
     return turns;
 }
 
-// A connection to one address. Throws std::system_error, which names it if that is what failed.
+// A connection to one address. Throws std::system_error, with the address in its text if the socket was
+// there and could not be connected.
 template <class = void> task<unique_fd> connect_to(endpoint to) {
     unique_fd s = co_await io::socket(to.address.ss_family, SOCK_STREAM);
     const int n = co_await io::connect(s, to.get(), to.size).result();
@@ -86,6 +87,7 @@ task<unique_fd> connect_any(
     detail::racing r{std::move(list), stagger};
     co_return co_await detail::race(r, 0);
 }
+// The same for a name, whose addresses it looks up before. Throws what resolve throws as well.
 template <class = void> task<unique_fd> connect_to(std::string host, std::string service) {
     const endpoints list = co_await resolve(host, service);
     co_return co_await connect_any(interleaved(list));

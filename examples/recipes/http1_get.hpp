@@ -39,8 +39,9 @@ private:
 };
 
 // store(const head&, std::string_view) is awaited for each piece of the body. Each step (connecting,
-// each read) has `patience`, then std::system_error(timed_out) is thrown; else what goes wrong:
-// resolve_error, std::system_error, tls::error, http1::error.
+// the request, each read) has `patience`, then std::system_error(timed_out) is thrown; else what goes
+// wrong: resolve_error, std::system_error, tls::error, http1::error, and what store throws. Gives the
+// head of the answer, whatever its status. `store` must live as long as the task.
 template <class Store>
 task<head> get(
     url from, tls::context trusted, std::chrono::duration<double> patience, Store& store) {

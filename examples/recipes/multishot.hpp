@@ -29,8 +29,9 @@
 
 namespace ringlet::io {
 
+// A completion.
 struct shot {
-    int res;
+    int res;         // -errno, or what the request gives
     unsigned flags;  // IORING_CQE_F_*
     shot(int r, unsigned f) : res(r), flags(f) {}
 };

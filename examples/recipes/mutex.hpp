@@ -27,6 +27,7 @@ public:
         permit(permit&& other) noexcept : of(std::exchange(other.of, nullptr)) {}
         permit& operator=(permit other) noexcept { return std::swap(of, other.of), *this; }
         ~permit() { reset(); }
+        // Gives it back before that.
         void reset() {
             if (of) std::exchange(of, nullptr)->give();
         }
@@ -37,7 +38,8 @@ public:
     };
 
     explicit semaphore(std::size_t n) : free(n) {}
-    // Waits for a permit, first come first served. (A template, as all coroutines in headers are.)
+    // Waits for a permit, first come first served. Throws channel_closed if the semaphore goes before
+    // one comes. (A template, as all coroutines in headers are.)
     template <class = void> task<permit> acquire() {
         auto got = try_acquire();
         const bool yields = got && ++taken % 128 == 0;  // so that a loop lets the others run
@@ -47,7 +49,7 @@ public:
         if (!handed) throw channel_closed();
         co_return std::move(*handed);
     }
-    // Without waiting.
+    // Without waiting. nullopt: there is none free.
     std::optional<permit> try_acquire() {
         if (!free) return std::nullopt;
         --free;
@@ -69,6 +71,7 @@ class mutex : semaphore {
 public:
     using lock_type = permit;
     mutex() : semaphore(1) {}
+    // As acquire and try_acquire: it is unlocked when what they give goes.
     auto lock() { return acquire(); }
     auto try_lock() { return try_acquire(); }
 };

@@ -132,7 +132,8 @@ template <class F> task<std::invoke_result_t<F&>> send_out(F f) {
 // Wakes a waker's job, from any thread. It is made in a running executor, which reports no deadlock
 // while a copy is alive; copies may be made, woken and dropped anywhere. wake() never blocks, and
 // does nothing if the job has gone on or the executor is gone. Costs an eventfd and a job: for many
-// waits share one, and say in a queue of your own who is meant.
+// waits share one, and say in a queue of your own who is meant. To make one throws std::logic_error
+// where no executor runs, std::system_error where there is no descriptor left.
 class remote_waker {
     std::shared_ptr<detail::wake_line> shared;  // its end is that of the last copy
 
@@ -147,7 +148,8 @@ public:
 
 // Runs f on a helper thread, and gives its result or rethrows its exception; the loop goes on
 // meanwhile, virtual time does not. If the awaiting job is cancelled its frame stays until the call
-// has ended, so f may refer to it.
+// has ended, so f may refer to it. Throws std::system_error, f not called, where there is no thread, no
+// descriptor or no ring to be had.
 template <class F> auto unblock(F f) { return shield(detail::send_out(std::move(f))); }
 
 }  // namespace ringlet
