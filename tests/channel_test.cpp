@@ -604,6 +604,7 @@ TEST_CASE("a cancelled waiter is out of the line at once, wherever it stands") {
 TEST_CASE("cancelled after the hand-over: the receiver goes on with the item, then ends") {
     tally t;
     channel<item> c(0);
+    channel<int> other(1);
     history log;
     executor ex;
     auto receiver = [&]() -> task<> {
@@ -612,6 +613,8 @@ TEST_CASE("cancelled after the hand-over: the receiver goes on with the item, th
         log.push_back("got " + std::to_string(v->number));
         bool cancelled = co_await ringlet::cancel_requested();
         log.push_back(cancelled ? "cancelled" : "not cancelled");
+        co_await other.send(1);  // does not have to wait
+        log.push_back("sent");
         v = co_await c.recv();
         log.push_back("not reached");
     };
@@ -622,7 +625,7 @@ TEST_CASE("cancelled after the hand-over: the receiver goes on with the item, th
     CHECK(log.empty());
     CHECK_FALSE(c.try_send(item(t, 2)));
     drain(ex);
-    CHECK(log == history{"got 1", "cancelled", "gone"});
+    CHECK(log == history{"got 1", "cancelled", "sent", "gone"});
     CHECK(ex.empty());
     CHECK(t.made == t.destroyed);
 
@@ -863,6 +866,31 @@ TEST_CASE("a timeout that is over where the budget ends: the send has passed, an
     int items = 0;
     while (c.try_recv()) ++items;
     CHECK(items == 301);
+}
+
+TEST_CASE("a sender that its item's receiver cancels, where its budget ends, has sent") {
+    history log;
+    channel<int> c(0), over(0);
+    over.close();
+    join_handle<> h;
+    auto receiver = [&]() -> task<> {
+        co_await c.recv();
+        drop(std::move(h));
+    };
+    auto sender = [&]() -> task<> {
+        for (int i = 0; i < 128; ++i) co_await over.recv();
+        co_await c.send(1);
+        log.push_back("sent");
+        co_await c.send(2);
+        log.push_back("not reached");
+    };
+    auto now = [](runnable r) { std::move(r).run(); };
+    auto [r1, h1] = ringlet::spawn(receiver(), now);
+    std::move(r1).run();
+    auto [r2, h2] = ringlet::spawn(sender(), now);
+    h = std::move(h2);
+    std::move(r2).run();
+    CHECK(log == history{"sent"});
 }
 
 TEST_CASE("a closed channel in a loop starves nobody either") {

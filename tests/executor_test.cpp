@@ -433,6 +433,21 @@ TEST_CASE("first come, first served: spawns, yields, wakes") {
     CHECK(log.size() == 5);
 }
 
+TEST_CASE("a yield of a job with a schedule function is a wake in the run") {
+    bool woken = false;
+    std::vector<ringlet::runnable> queue;
+    auto schedule = [&](ringlet::runnable r, ringlet::schedule_info info) {
+        woken = info.woken_while_running;
+        queue.push_back(std::move(r));
+    };
+    auto work = []() -> task<> { co_await yield_now(); };
+    auto [r, h] = ringlet::spawn(work(), schedule);
+    CHECK(std::move(r).run());
+    CHECK(woken);
+    CHECK_FALSE(std::move(queue.at(0)).run());
+    CHECK(h.done());
+}
+
 TEST_CASE("a yield lets everything runnable go first, also what that makes runnable") {
     history log;
     auto root = [&]() -> task<> {
@@ -1305,17 +1320,17 @@ TEST_CASE("hooks: each one alone; set and taken away between runs") {
     int n = 0;
     ex.hooks.context = &n;
     const executor_hooks::hook counts = [](void* c, const job_info&) { ++*static_cast<int*>(c); };
-    auto twice = []() -> task<> { co_await yield_now(); };
+    auto twice = []() -> task<> { co_await ringlet::when_all(nothing()); };  // its child once
     for (auto member : {&executor_hooks::on_spawn, &executor_hooks::on_finish}) {
         ex.hooks.*member = counts;
         ex.run(twice());
-        CHECK(std::exchange(n, 0) == 1);
+        CHECK(std::exchange(n, 0) == 2);
         ex.hooks.*member = nullptr;
     }
     for (auto member : {&executor_hooks::before_run, &executor_hooks::after_run}) {
         ex.hooks.*member = counts;
         ex.run(twice());
-        CHECK(std::exchange(n, 0) == 2);
+        CHECK(std::exchange(n, 0) == 3);
         ex.hooks.*member = nullptr;
     }
     ex.run(twice());
@@ -1346,6 +1361,7 @@ TEST_CASE("hooks: what they are told about a job") {
     };
     ex.run(root());
     CHECK(std::string(t.last.at(3).spawned.file_name()) == __FILE__);
+    CHECK(t.last.at(3).parent == nullptr);  // who joins it is none
 }
 
 // ---- exceptions --------------------------------------------------------------------------------
@@ -1397,6 +1413,50 @@ TEST_CASE("the exception of a detached job leaves run(), and the executor goes o
     CHECK(other.done());
     CHECK(gone == 1);
     CHECK(ex.empty());
+}
+
+TEST_CASE("exceptions that come while the root ends: the first waits for the next run") {
+    executor ex;
+    history log;
+    auto slow = [&]() -> task<> {
+        co_await ringlet::sleep_for(1ms);
+        log.push_back("shielded");
+    };
+    auto third = []() -> task<> {  // when the others wait
+        co_await yield_now();
+        throw oops("third");
+    };
+    auto root = [&]() -> task<> {
+        ringlet::spawn(fail_detached("first")).detach();
+        ringlet::spawn(fail_detached("second")).detach();
+        ringlet::spawn(third()).detach();
+        co_await ringlet::shield(slow());
+    };
+    CHECK_THROWS_WITH_AS(ex.run(root()), "first", oops);
+    CHECK(log == history{"shielded"});
+    CHECK_THROWS_WITH_AS(ex.run(nothing()), "second", oops);
+    ex.run(nothing());
+}
+
+TEST_CASE("a root ends with an exception though others never rest") {
+    gate g;
+    int gone = 0, messages = 0;
+    ringlet::channel<int> a(1), b(1);
+    auto echo = [&](ringlet::channel<int>& from, ringlet::channel<int>& to) -> task<> {
+        while (messages < 10'000) {
+            std::optional<int> n = co_await from.recv();
+            ++messages;
+            co_await to.send(*n);
+        }
+    };
+    executor ex;
+    ex.spawn(echo(a, b)).detach();
+    ex.spawn(echo(b, a)).detach();
+    ex.spawn(fail_detached("fails")).detach();
+    a.try_send(1);
+    CHECK_THROWS_AS(ex.run(wait_at(g, guard(gone))), oops);
+    CHECK(gone == 1);
+    CHECK(messages < 1'000);
 }
 
 TEST_CASE("a root that borrows from the caller of run() is gone when that throws") {
@@ -1586,7 +1646,7 @@ TEST_CASE("cancelled by itself: it ends at its next suspension, or its value is 
     join_handle<int> self;
     int locals = 0, after_wait = 0;
     gate g;
-    auto work = [&](bool waits) -> task<int> {
+    auto work = [&](bool waits, bool yields) -> task<int> {
         guard local(locals);
         drop(std::move(self));
         bool asked = co_await ringlet::cancel_requested();
@@ -1596,10 +1656,14 @@ TEST_CASE("cancelled by itself: it ends at its next suspension, or its value is 
             co_await g.wait();
             ++after_wait;
         }
+        if (yields) {
+            co_await yield_now();
+            ++after_wait;
+        }
         co_return 1;
     };
-    for (bool waits : {true, false}) {
-        self = ex.spawn(work(waits));
+    for (int kind : {0, 1, 2}) {
+        self = ex.spawn(work(kind == 0, kind == 1));
         CHECK(drain(ex) == 1);
         CHECK(std::exchange(locals, 0) == 1);
         CHECK(after_wait == 0);
@@ -1918,6 +1982,36 @@ TEST_CASE("the end sleeps in the parker only while a job has not let go") {
     }
     CHECK(gone == 2);
     for (std::int64_t until : asked) CHECK(until == parker::now);
+}
+
+TEST_CASE("a root that waits in vain under a shield ends alone") {
+    gate g, never;
+    int gone = 0;
+    executor ex;
+    auto other = ex.spawn(wait_at(g, guard(gone)));
+    auto root = [&]() -> task<> { co_await ringlet::shield(never.wait()); };
+    CHECK_THROWS_AS(ex.run(root()), deadlock);
+    g.open();
+    drain(ex);
+    CHECK(other.done());
+    bool ended = ex.run(std::move(other).try_join());
+    CHECK(ended);
+}
+
+TEST_CASE("the end, with a parker that throws: those that have yielded go all the same") {
+    int gone = 0;
+    auto yields = [&]() -> task<> {
+        guard local(gone);
+        for (;;) co_await yield_now();
+    };
+    {
+        executor ex;
+        ex.io = std::make_unique<scripted>([](std::int64_t) -> bool { throw oops("no"); });
+        ex.spawn(yields()).detach();
+        CHECK_THROWS_AS(ex.run(yields()), oops);
+        CHECK(gone == 1);
+    }
+    CHECK(gone == 2);
 }
 
 TEST_CASE("exceptions of detached jobs that end with the executor go nowhere") {

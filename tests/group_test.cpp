@@ -326,6 +326,11 @@ TEST_CASE("when_all: a child that fails at once, before the others have run") {
     CHECK(gone == 2);
 }
 
+TEST_CASE("when_all: a child that has handled an exception has not failed") {
+    const std::string text = "an exception that the child has handled itself";
+    CHECK(block_on(word(when_all(word(fail(text))))) == text);
+}
+
 // ---- when_any ----------------------------------------------------------------------------------
 
 TEST_CASE("when_any: the first to end; the losers' frames are gone before it returns") {
@@ -700,6 +705,29 @@ TEST_CASE("scope: a job that is not its child spawns in it") {
     };
     block_on(root());
     CHECK(ran == 1);
+}
+
+TEST_CASE("scope: what is spawned when it is over never runs") {
+    int ran = 0;
+    gate g;
+    std::optional<scope_ref> shared;
+    auto root = [&]() -> task<> {
+        auto body = [&](scope_ref s) -> task<> {
+            shared = s;
+            co_await g.wait();
+        };
+        co_await scope(body);
+    };
+    executor ex;
+    auto h = ex.spawn(root());
+    drain(ex);
+    g.open();
+    ex.try_tick();  // the body; the root is next
+    CHECK_FALSE(h.done());
+    shared->spawn(count(ran));
+    drain(ex);
+    CHECK(h.done());
+    CHECK(ran == 0);
 }
 
 TEST_CASE("scope: a child's exception cancels the body and the others, then is rethrown") {
@@ -1626,6 +1654,26 @@ TEST_CASE("an owner cancelled after a child's exception is not resumed") {
     CHECK(gone == 1);
 }
 
+TEST_CASE("run on the spot: an owner is cancelled, and its child fails, as the group begins") {
+    int gone = 0, went_on = 0;
+    join_handle<> self;
+    auto child = [&]() -> task<> {
+        drop(std::move(self));
+        throw oops("fails");
+        co_return;
+    };
+    auto owner = [&]() -> task<> {
+        guard local(gone);
+        std::string w = co_await word(when_all(child()));
+        ++went_on;
+    };
+    auto [r, h] = ringlet::spawn(owner(), [](runnable x) { std::move(x).run(); });
+    self = std::move(h);
+    CHECK_FALSE(std::move(r).run());
+    CHECK(went_on == 0);
+    CHECK(gone == 1);
+}
+
 TEST_CASE("a child that cancels its own owner") {
     for (bool yields : {false, true}) {
         CAPTURE(yields);
@@ -1932,6 +1980,7 @@ public:
             if (j.parent) text += " of " + self.number(j.parent);
             self.log.push_back(text);
             self.lines.push_back(static_cast<int>(j.spawned.line()));
+            CHECK(j.where.line() == j.spawned.line());
         };
         ex.hooks.before_run = [](void* t, const job_info& j) {
             auto& self = *static_cast<tracer*>(t);

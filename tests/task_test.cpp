@@ -328,6 +328,16 @@ TEST_CASE("try_join gives nullopt for a cancelled job, and rethrows what the job
             co_await std::move(failed).try_join();
         } catch (const oops& e) { what = e.what(); }
         CHECK(what == "failed");
+
+        auto nothing = [](std::string text) -> task<> {
+            throw oops(text);
+            co_return;
+        };
+        auto void_failed = l.spawn(nothing("failed, too"));
+        try {
+            co_await std::move(void_failed).try_join();
+        } catch (const oops& e) { what = e.what(); }
+        CHECK(what == "failed, too");
     };
     l.run(root());
 }
@@ -353,6 +363,7 @@ TEST_CASE("done, and detach of a job that has ended") {
     h.detach();
     CHECK(outputs == 1);
     CHECK_FALSE(static_cast<bool>(h));
+    CHECK(h.done());
 }
 
 TEST_CASE("awaiting an empty handle throws std::logic_error") {
@@ -805,17 +816,20 @@ TEST_CASE("a job cancelled with a result at hand that then returns: the value is
         co_return 5;
     };
     auto c = l.spawn(child());
+    join_handle<int> h;
     auto parent = [&]() -> task<int> {
         int n = co_await std::move(c);
+        [[maybe_unused]] auto again = std::move(h).cancel();
         co_return n + 1;
     };
-    auto h = l.spawn(parent());
+    h = l.spawn(parent());
     l.drain();
     g.open();
     l.tick();
+    auto cancelled = std::move(h).cancel();  // before it runs with the result
     std::optional<int> result;
-    auto canceller = [&]() -> task<> { result = co_await std::move(h).cancel(); };
-    auto canceller_handle = l.spawn(canceller());
+    auto taker = [&]() -> task<> { result = co_await std::move(cancelled); };
+    auto taker_handle = l.spawn(taker());
     l.drain();
     CHECK(result == 6);
 }
@@ -1007,6 +1021,11 @@ TEST_CASE("a detached job is cancelled with its last waker, wherever that goes")
             CHECK(l.drain() == 1);
         }
         CHECK(log == history{"~work"});
+        if (in_the_run) {
+            auto [r, h] = ringlet::spawn(work(), [](runnable) {});
+            h.detach();
+            CHECK_FALSE(std::move(r).run());  // nor is it scheduled again
+        }
     }
 }
 
@@ -1097,6 +1116,23 @@ TEST_CASE("a shielded task runs to its end; the cancel comes at the next suspens
     l.drain();
     CHECK(
         log == history{"begun", "cancelled meanwhile", "~inside", "got 5", "ready 6", "~outside"});
+}
+
+TEST_CASE("a job that is to stop goes on after a shield that is over on the spot") {
+    history log;
+    gate after;
+    join_handle<> me;
+    auto work = [&]() -> task<> {
+        drop(std::move(me));
+        int ready = co_await ringlet::shield(give(6));
+        log.push_back("ready " + std::to_string(ready));
+        co_await after.wait();
+        log.push_back("not reached");
+    };
+    auto [r, h] = ringlet::spawn(work(), [](runnable x) { std::move(x).run(); });
+    me = std::move(h);
+    std::move(r).run();
+    CHECK(log == history{"ready 6"});
 }
 
 TEST_CASE("a job cancelled under its shield that then returns: the value is delivered") {
@@ -1558,30 +1594,32 @@ TEST_CASE("suspend: a wake at once is one more run, through the schedule functio
 }
 
 TEST_CASE("suspend: a function that throws does not suspend, and its waker is void") {
-    history log;
-    loop l;
-    gate g;
-    waker kept;
-    auto work = [&]() -> task<> {
-        try {
-            co_await ringlet::suspend([&](waker w) {
-                kept = w;
-                w.wake();
-                throw oops("no wait");
-            });
-        } catch (const oops& e) { log.push_back(e.what()); }
-        co_await g.wait();
-        log.push_back("resumed");
-    };
-    auto h = l.spawn(work());
-    l.drain();
-    CHECK(log == history{"no wait"});
-    kept.wake();
-    l.drain();
-    CHECK(log == history{"no wait"});
-    g.open();
-    l.drain();
-    CHECK(log == history{"no wait", "resumed"});
+    for (bool wakes : {false, true}) {
+        history log;
+        loop l;
+        gate g;
+        waker kept;
+        auto work = [&]() -> task<> {
+            try {
+                co_await ringlet::suspend([&](waker w) {
+                    kept = w;
+                    if (wakes) w.wake();
+                    throw oops("no wait");
+                });
+            } catch (const oops& e) { log.push_back(e.what()); }
+            co_await g.wait();
+            log.push_back("resumed");
+        };
+        auto h = l.spawn(work());
+        l.drain();
+        CHECK(log == history{"no wait"});
+        kept.wake();
+        l.drain();
+        CHECK(log == history{"no wait"});
+        g.open();
+        l.drain();
+        CHECK(log == history{"no wait", "resumed"});
+    }
 }
 
 TEST_CASE("suspend: whoever gets the waker may cancel the job from there") {
