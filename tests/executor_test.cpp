@@ -893,6 +893,24 @@ TEST_CASE("nobody runs behind the end of the root, with hooks or without") {
     }
 }
 
+TEST_CASE("a join destroys the value that it has moved from") {
+    struct item {
+        explicit item(int& n) : alive(n) { ++alive; }
+        item(item&& other) noexcept : item(other.alive) {}
+        ~item() { --alive; }
+        int& alive;
+    };
+    int alive = 0;
+    auto work = [&]() -> task<item> { co_return item(alive); };
+    auto root = [&]() -> task<> {
+        auto h = ringlet::spawn(work());
+        item i = co_await std::move(h);
+        CHECK(alive == 1);
+    };
+    block_on(root());
+    CHECK(alive == 0);
+}
+
 TEST_CASE("a waker may outlive its job's join: whoever has that memory next is not touched") {
     waker kept;
     auto first = [&]() -> task<int> {

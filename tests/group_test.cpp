@@ -2172,14 +2172,9 @@ TEST_CASE("run on the spot: an owner that goes on in the midst of a stop begins 
     };
     auto owner = [&]() -> task<> {
         for (int round = 0; round < 2; ++round) {
-            try {
-                if (round == 0) {
-                    co_await when_all(fails(), ring_at_end(second, bell(third), guard(gone)),
-                        ring_at_end(third, bell(second), guard(gone)));
-                } else {
-                    co_await when_all(fails(), ring_at_end(second, bell(third), guard(gone)),
-                        ring_at_end(third, bell(second), guard(gone)));
-                }
+            try {  // both groups are at one place in the frame
+                co_await when_all(fails(), ring_at_end(second, bell(third), guard(gone)),
+                    ring_at_end(third, bell(second), guard(gone)));
             } catch (const oops& e) { log.push_back(e.what()); }
         }
     };
@@ -2192,6 +2187,20 @@ TEST_CASE("run on the spot: an owner that goes on in the midst of a stop begins 
     first.open();
     CHECK(gone == 4);
     CHECK(log == history{"fails", "fails"});
+    CHECK(h.done());
+}
+
+TEST_CASE("run on the spot: an owner that is a child itself goes in the midst of a stop") {
+    gate first, second, third;
+    int gone = 0;
+    auto parent = [&]([[maybe_unused]] guard parameter) -> task<> {
+        co_await when_all(when_any(wait_for(first, 1, gone),
+            ring_at_end(second, bell(third), guard(gone)), wait_for(third, 3, gone)));
+    };
+    auto [r, h] = ringlet::spawn(parent(guard(gone)), [](runnable x) { std::move(x).run(); });
+    std::move(r).run();
+    first.open();
+    CHECK(gone == 4);
     CHECK(h.done());
 }
 
