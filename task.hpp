@@ -232,10 +232,9 @@ struct ring : linked {
     ring() { before = after = this; }
     ring(ring&& r) noexcept { join(r), r.unlink(), r.before = r.after = &r; }  // takes its members
     bool empty() const { return after == this; }
-    // Calls f(member) for each. That one may leave meanwhile, the others must stay.
+    // Calls f(member) for each. All must stay meanwhile.
     template <class Member> void each(auto f) const {
-        for (linked *r = after, *next; r != this; r = next)
-            next = r->after, f(static_cast<Member&>(*r));
+        for (linked* r = after; r != this; r = r->after) f(static_cast<Member&>(*r));
     }
 };
 
