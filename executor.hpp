@@ -295,8 +295,7 @@ private:
             else jobs.each<job>([](job& j) { j.cancel(); });
             const bool asked = none();  // nothing to run: all have been asked, and wait
             try {
-                do turn(64, only);
-                while (!only && !none());
+                turn(only ? 64 : INT32_MAX, only);
                 if ((only ? only->is(job::ended) : !asked) || look()) continue;
             } catch (...) {  // a task's, or look's: then nothing will come
                 if (only && !late) late = std::current_exception();
