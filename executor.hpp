@@ -234,21 +234,21 @@ private:
             if (!(first = j.next)) [[likely]]
                 tail = &first;
             const auto requeue = [&] { schedule(j, {}); };
-            const auto ended = [&] { limit = root == &j && root->is(j.ended) ? 1 : limit; };
-            if constexpr (Watched) run_hooked(j, requeue, ended);
-            else j.run(requeue, ended);
+            const auto returned = [&] { limit = root == &j ? 1 : limit; };
+            if constexpr (Watched) run_hooked(j, requeue, returned);
+            else j.run(requeue, returned);
         }
     }
     // A run for those who watch. Unset hooks cost a test in each turn and one in each spawn. The
     // job is kept until the last of them has been told. The children of a group, which are not
     // spawned here, are told of at their first run.
-    void run_hooked(job& j, auto requeue, auto unless_idle) {
+    void run_hooked(job& j, auto requeue, auto returned) {
         const waker stays(j, 0);
         std::exception_ptr error;
         if (j.group && !j.runs) tell(hooks.on_spawn, j);
         tell(hooks.before_run, j);
         try {
-            j.run(requeue, unless_idle);
+            j.run(requeue, returned);
         } catch (...) { error = std::current_exception(); }
         tell(hooks.after_run, j);
         if (j.is(job::ended)) tell(hooks.on_finish, j);

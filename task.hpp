@@ -367,10 +367,9 @@ struct job : pooled, linked {
     // read as the byte that clang writes: a load of more waits for that store, 3 ns of a yield.)
     //
     // Runs the job to its next suspension. If it was woken meanwhile it is scheduled again, and the
-    // answer is true; `requeue` does that after a yield, and `unless_idle` is told where a resumed
-    // job may have ended, not having come to a yield or a plain wait: both are inlined into the
-    // executor's loop.
-    [[gnu::always_inline]] bool run(auto requeue, auto unless_idle) {
+    // answer is true; `requeue` does that after a yield, and `returned` is told when the outermost
+    // frame has returned: both are inlined into the executor's loop.
+    [[gnu::always_inline]] bool run(auto requeue, auto returned) {
         if (stopping && !goes_on()) [[unlikely]]
             return false;
         ++runs;
@@ -382,12 +381,11 @@ struct job : pooled, linked {
             if (std::uint8_t(phase) == suspended) return false;
             if (!point.done()) break;
             const auto frame = std::coroutine_handle<called>::from_address(point.address());
-            if (frame.promise().caller == this) return end(), unless_idle(), false;
+            if (frame.promise().caller == this) return end(), returned(), false;
             point = point.from_address(frame.promise().caller);
             if (stopping) recheck();
         }
-        const bool again = settle();
-        return unless_idle(), again;
+        return settle();
     }
 
     // For awaits: the frame h, at `place`, waits for w from now on (nullptr: for a waker), once
