@@ -382,6 +382,9 @@ TEST_CASE(
         co_await io::close(unique_fd(::dup(file)));
         CHECK(unstarted == -1);
         unstarted = 1;
+        co_await io::mkdir(s.file("folder").c_str());
+        CHECK(unstarted == -1);
+        unstarted = 1;
         const int r = co_await io::write(in, text).result();
         CHECK(r == -ECANCELED);
         CHECK(unstarted == 0);

@@ -694,6 +694,13 @@ TEST_CASE("close: a number, an owner, an error") {
             CHECK(is_open(number));
         }
         CHECK_FALSE(is_open(number));
+        // It is closed once: by the time it is over the number may be another's.
+        auto closes = spawn(io::close(unique_fd(::eventfd(0, EFD_CLOEXEC))));
+        auto opens = spawn(io::open("/dev/null", O_RDONLY));
+        co_await std::move(closes);
+        const unique_fd other = co_await std::move(opens);
+        CHECK(other.get() == number);
+        CHECK(is_open(number));
     };
     const auto before = open_fds();
     block_on(root());
@@ -779,6 +786,9 @@ TEST_CASE("sockets: errors") {
         r = co_await io::connect(s, at, sizeof address).result();
         CHECK(r == -ECONNREFUSED);
         co_await fails(io::connect(s, at, 3), EINVAL, "connect");
+        const bytes<1000> longer{};  // than any address
+        const auto* const too_long = reinterpret_cast<const sockaddr*>(&longer);
+        co_await fails(io::connect(s, too_long, sizeof longer), EINVAL, "connect");
 
         co_await fails(io::accept(-1), EBADF, "accept");
         unique_fd idle(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -2252,6 +2262,7 @@ TEST_CASE("a forked child cannot use the ring, and does not disturb it") {
 TEST_CASE(
     "a forked child that waits for the ring learns that nothing will come, and can end its executor") {
     const tube t, u;
+    bool cancelled = false;
     auto root = [&](pid_t& child) -> task<std::size_t> {
         auto in_flight = spawn(read_some(t.out));
         auto other = spawn(read_some(u.out));
@@ -2260,6 +2271,9 @@ TEST_CASE(
         if (child > 0) {
             CHECK(exit_code(child) == 0);
             t.put("abc");
+        } else {  // whoever is cancelled ends at once: nothing will come to wait for
+            const auto nothing = co_await std::move(other).cancel();
+            cancelled = !nothing;
         }
         const std::size_t n = co_await std::move(in_flight);
         co_return n;
@@ -2271,7 +2285,8 @@ TEST_CASE(
             must(child > 0);
         } catch (const ringlet::deadlock&) {
             if (child) throw;
-            ::_exit(counted::alive == 0 ? 0 : 1);  // the executor has ended, its tasks too
+            ::_exit(
+                cancelled && counted::alive == 0 ? 0 : 1);  // the executor has ended, its tasks too
         }
     };
     const pid_t parent = ::getpid();
@@ -2695,6 +2710,42 @@ TEST_CASE("a kernel that wants its completions taken before it takes more: they 
         block_on(root());
         must(submitted == 20);
     }) == 0);
+}
+
+// The second time the executor cannot wait for what it has cancelled: the destructor does.
+TEST_CASE("a wait that the kernel refuses once, or twice: an error, and the buffer is free") {
+    if (!can_answer) return;
+    static int refusals;
+    static bytes<8 * 3> memory;
+    for (const int n : {1, 2}) {
+        CAPTURE(n);
+        refusals = n;
+        CHECK(in_child([] {
+            answer_with([](long call, const arguments& a) -> long {
+                const bool waits = call == __NR_io_uring_enter && a[2] > 0;
+                return waits && refusals > 0 && refusals-- ? -EPERM : really(call, a);
+            });
+            const tube t;
+            auto reads = [&](std::size_t i) -> task<> {
+                const lease l(std::span(memory).subspan(8 * i, 8));
+                co_await io::read(t.out, std::span(memory).subspan(8 * i, 8));
+            };
+            auto root = [&]() -> task<> {
+                spawn(reads(1)).detach();
+                spawn(reads(2)).detach();
+                co_await reads(0);
+            };
+            try {
+                block_on(root());
+                must(false);
+            } catch (const std::system_error& e) {
+                must(e.code().value() == EPERM && has(e.what(), "io_uring_enter"));
+            }
+            must(counted::alive == 0 && refusals == 0);
+            t.put("nobody reads this");
+            must(t.waiting() == 17 && lease::untouched(memory));
+        }) == 0);
+    }
 }
 
 TEST_CASE("a system call a turn at most, and none when there is nothing to say") {
