@@ -1009,6 +1009,18 @@ TEST_CASE("write_all: into a full pipe, whose reader takes a little at a time") 
     block_on(root());
 }
 
+TEST_CASE("more bytes than a request can name: as many as it can; write_all: all of them") {
+    constexpr std::size_t size = std::size_t{1} << 32;
+    constexpr int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* const at = ::mmap(nullptr, size, PROT_NONE, kind, -1, 0);  // nobody looks at them
+    REQUIRE(at != MAP_FAILED);
+    const std::span bytes(static_cast<const std::byte*>(at), size);
+    const unique_fd null(::open("/dev/null", O_WRONLY | O_CLOEXEC));
+    CHECK(block_on(io::write(null, bytes)) == 0x7ffff000);
+    CHECK(block_on(io::write_all(null, bytes)) == size);
+    ::munmap(at, size);
+}
+
 TEST_CASE("write_all: at an offset, at the position, and to a pipe whose reader goes") {
     const no_leak here;
     const folder dir;
