@@ -279,7 +279,13 @@ TEST_CASE("a value that is awaited under a timeout, in the expression that yield
     };
     auto root = [&]() -> task<> {
         auto g = numbers();
-        for (int i = 0; i < 3; ++i) co_await ringlet::when_all(take(g), one());
+        using block = std::vector<unsigned char, ringlet::detail::pool_allocator<unsigned char>>;
+        std::vector<block> where_jobs_lay;  // which is not touched
+        for (int i = 0; i < 3; ++i) {
+            co_await ringlet::when_all(take(g), one());
+            for (std::size_t size = 64; size <= 512; size += 16)
+                where_jobs_lay.insert(where_jobs_lay.end(), 4, block(size, 0xff));
+        }
     };
     ringlet::block_on(root());
     CHECK(sum == 3);

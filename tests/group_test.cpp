@@ -1393,6 +1393,11 @@ TEST_CASE("timeouts in an expression with other awaits") {
         const int n = co_await timeout(1s, nap(1ms, 1)) + co_await timeout(1s, fails(1ms));
         co_return n;
     };
+    auto refused = [&]() -> task<int> {
+        join_handle<int> empty;
+        const int n = co_await timeout(1s, nap(1ms, 1)) + co_await std::move(empty);
+        co_return n;
+    };
     auto root = [&]() -> task<> {
         int n = co_await timeout(10ms, nap(1ms, 1)) + co_await slow(25ms, 2);
         CHECK(n == 3);
@@ -1410,15 +1415,23 @@ TEST_CASE("timeouts in an expression with other awaits") {
             log.push_back("not reached");
         } catch (const oops& e) { log.push_back(e.what()); }
         CHECK(time.passed() == 89ms);
+        try {
+            co_await refused();
+            log.push_back("not reached");
+        } catch (const std::logic_error&) { log.push_back("refused"); }
+        CHECK(time.passed() == 90ms);
         // None of these is left.
+        std::string text;
+        executor::here().dump(text);
+        CHECK(text.find("timeout") == std::string::npos);
         const std::optional<int> late = co_await try_timeout(10ms, nap(1h, 1));
         CHECK_FALSE(late);
         co_await sleep_for(2s);
         log.push_back("end");
     };
     block_on(root());
-    CHECK(log == history{"slow ends", "slow ends", "fails", "end"});
-    CHECK(time.passed() == 2099ms);
+    CHECK(log == history{"slow ends", "slow ends", "fails", "refused", "end"});
+    CHECK(time.passed() == 2100ms);
 }
 
 TEST_CASE("timeout: finishing at the very deadline") {

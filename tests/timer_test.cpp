@@ -445,6 +445,7 @@ TEST_CASE("a cancelled sleep is unlinked at once") {
         co_await yield_now();
         for (auto& h : handles) drop(std::move(h));
         CHECK(gone == 0);  // not on our stack
+        CHECK(ringlet::timer_heap::here().earliest() == ringlet::parker::never);
         co_await yield_now();
         CHECK(gone == 10);
         co_await g
@@ -490,6 +491,26 @@ TEST_CASE("a sleep can be cancelled while its executor does not run, and in anot
     CHECK(woke == 3);
     CHECK(gone == 5);
     CHECK(ex.empty());
+}
+
+TEST_CASE("a schedule function may run its sleeper on the spot, in the middle of the look") {
+    const virtual_time clock;
+    int woke = 0;
+    auto sleeper = [&]() -> task<> {
+        co_await sleep_for(1ms);
+        ++woke;
+    };
+    auto root = [&]() -> task<> {
+        for (int i = 0; i < 3; ++i) {
+            auto [r, h] = ringlet::spawn(
+                sleeper(), [](ringlet::runnable x) { std::move(x).run(); });
+            h.detach();
+            std::move(r).run();
+        }
+        co_await sleep_for(2ms);
+    };
+    block_on(root());
+    CHECK(woke == 3);
 }
 
 TEST_CASE("an executor that ends lets go of the sleepers that another one runs") {
