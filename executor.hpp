@@ -166,8 +166,9 @@ public:
     // loops of others: a program that has one already, a game or a window system, calls this from
     // there until it says false, and then sleeps in its own way: with poll(), say, on the
     // descriptor of the reactor (`io`), and until the earliest deadline of the timers (`clock`);
-    // tests/consumer/poll_loop.cpp does. A virtual clock does not jump here. The exception of a
-    // detached task leaves here; throws std::logic_error in a task of this executor.
+    // tests/consumer/poll_loop.cpp does; and a few milliseconds at most while a cancelled operation
+    // has not ended, which may have to be asked again. A virtual clock does not jump here. The
+    // exception of a detached task leaves here; throws std::logic_error in a task of this executor.
     bool try_tick() {
         if (running == this) throw std::logic_error("ringlet: try_tick in the executor it ticks");
         const detail::scoped here(running, std::launder(this));
@@ -176,7 +177,8 @@ public:
     }
     // Has every task ended?
     bool empty() const { return jobs.empty(); }
-    // Is none runnable?
+    // Is none runnable? (That is not enough to sleep on: what has just run may have requests that a
+    // look submits. Call try_tick until it says false.)
     bool idle() const { return none() && last == &later; }
     // Appends a line for each live task: where it was spawned, and what it waits for, and where.
     void dump(std::string& out) const { list(jobs, out, 1); }
@@ -234,7 +236,7 @@ private:
             if (!(first = j.next)) [[likely]]
                 tail = &first;
             const auto requeue = [&] { schedule(j, {}); };
-            const auto returned = [&] { limit = root == &j ? 1 : limit; };
+            const auto returned = [&] { limit = root == &j && j.is(j.ended) ? 1 : limit; };
             if constexpr (Watched) run_hooked(j, requeue, returned);
             else j.run(requeue, returned);
         }
@@ -295,7 +297,7 @@ private:
             else jobs.each<job>([](job& j) { j.cancel(); });
             const bool asked = none();  // nothing to run: all have been asked, and wait
             try {
-                turn(only ? 64 : INT32_MAX, only);
+                turn(only ? 64 : INT32_MAX);
                 if ((only ? only->is(job::ended) : !asked) || look()) continue;
             } catch (...) {  // a task's, or look's: then nothing will come
                 if (only && !late) late = std::current_exception();
@@ -347,8 +349,7 @@ private:
 // inside a running executor.
 template <detail::awaitable A>
 decltype(auto) block_on(A root, detail::source place = detail::source::current()) {
-    executor ex;
-    return ex.run(std::move(root), place);
+    return executor().run(std::move(root), place);
 }
 
 // Starts a task, at the end of the queue of the executor that runs here, and gives its handle:
@@ -529,7 +530,8 @@ public:
     explicit channel(std::size_t n) : capacity(n) {}
     ~channel() { close(), dismiss<sending>(senders); }
 
-    // Waits for room. Throws channel_closed.
+    // Waits for room. Throws channel_closed. (With g++ 12 no aggregate is made in the call, as in
+    // `co_await c.send(message{1, text})`: it would be destroyed twice. Put it in a variable.)
     auto send(T value) { return sending(*this, std::move(value)); }
     // Waits for an item. nullopt: the channel is closed, and empty.
     auto recv() { return receiving(*this); }

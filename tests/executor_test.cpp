@@ -2230,3 +2230,65 @@ TEST_CASE("hooks: a job that the end of its executor gives up is told as finishe
     CHECK(n.spawned == 2);
     CHECK(n.finished == 2);
 }
+
+namespace {
+
+// Larger than what the pool keeps: so a sanitizer sees who uses it too long.
+struct large {
+    int n = 1;
+    char rest[200'000];
+};
+// Spawns a task in the middle of something else, with arguments: the place is that of the job that
+// runs here, if one does.
+void spawn_another(int& ran) {
+    auto another = [](int* n) -> task<> {
+        ++*n;
+        co_return;
+    };
+    ringlet::spawn(another, &ran).detach();
+}
+
+}  // namespace
+
+TEST_CASE("the exception of a cancelled task without a handle goes before its job") {
+    int ran = 0;
+    struct error {
+        std::shared_ptr<int> spawns;
+    };
+    auto cancels_itself = [&](join_handle<large>& own) -> task<large> {
+        own = join_handle<large>();
+        throw error{std::shared_ptr<int>(&ran, [](int* n) { spawn_another(*n); })};
+        co_return large();
+    };
+    block_on([&]() -> task<> {
+        join_handle<large> own;
+        own = ringlet::spawn(cancels_itself(own));
+        while (!ran) co_await yield_now();
+    }());
+    CHECK(ran == 1);
+}
+
+TEST_CASE(
+    "a schedule function that runs a joiner on the spot may spawn, when the joined job is gone") {
+    int ran = 0, joined = 0;
+    auto value = []() -> task<large> {
+        co_await yield_now();
+        co_return large();
+    };
+    auto joins = [&](join_handle<large> h) -> task<> {
+        const large l = co_await std::move(h);
+        joined = l.n;
+    };
+    auto on_the_spot = [&](ringlet::runnable r) {
+        std::move(r).run();
+        spawn_another(ran);
+    };
+    block_on([&]() -> task<> {
+        auto [r, h] = ringlet::spawn(joins(ringlet::spawn(value())), on_the_spot);
+        std::move(r).run();
+        while (!ran) co_await yield_now();
+        CHECK(h.done());
+    }());
+    CHECK(joined == 1);
+    CHECK(ran == 1);
+}

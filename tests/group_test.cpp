@@ -2217,6 +2217,30 @@ TEST_CASE("run on the spot: an owner that is a child itself goes in the midst of
     CHECK(h.done());
 }
 
+TEST_CASE("run on the spot: a value that nobody takes goes before the owner goes on") {
+    gate first, second;
+    history log;
+    using value = std::unique_ptr<at_end>;
+    auto late = [&]() -> task<value> {  // the other ends meanwhile, and so cancels it
+        co_await first.wait();
+        second.open();
+        co_return std::make_unique<at_end>([&] { log.push_back("value"); });
+    };
+    auto winner = [&]() -> task<value> {
+        co_await second.wait();
+        co_return nullptr;
+    };
+    auto owner = [&]() -> task<> {
+        auto both = co_await when_any(late(), winner());
+        CHECK_FALSE(std::get<0>(both).has_value());
+        log.push_back("owner");
+    };
+    auto [r, h] = ringlet::spawn(owner(), [](runnable x) { std::move(x).run(); });
+    std::move(r).run();
+    first.open();
+    CHECK(log == history{"value", "owner"});
+}
+
 TEST_CASE("run on the spot: who wins while when_any begins waits for those that cannot let go") {
     gate g;
     int gone = 0;

@@ -2,6 +2,7 @@
 // (conformance_test.cpp walks through the life of one job; here is what tasks are made of.)
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <concepts>
 #include <coroutine>
 #include <cstddef>
