@@ -51,12 +51,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
 #include <span>
-#include <system_error>
+#include <system_error>  // std::min is in these: all of <algorithm> takes 4 % longer to compile
 
 namespace ringlet {
 
@@ -129,7 +128,10 @@ public:
     // IORING_CQE_F_MORE, which says that more will follow. Runs inside the walk of the ring: note
     // the result, wake a job, no more; and submit only what there is room for. It is a wait too,
     // since most are, and so have one vtable to be written and not two; others leave that out.
-    struct completion : detail::wait {
+    struct completion : detail::wait, detail::linked {
+        bool asked = false;  // to end: in the list of those
+        completion() = default;
+        completion(completion&&) noexcept {}  // may move until it has been submitted
         virtual void complete(int result, unsigned flags) noexcept = 0;
     };
 
@@ -210,17 +212,20 @@ public:
     }
     bool forked() const { return forks != born; }
     // The request to cancel is a request as well, which names the other by its address. Its own
-    // answer says whether that was found, and may come before or after the other's. One answer
-    // counts, EALREADY: the other was in the hands of a worker (a thread of the kernel, for what
-    // may block), and nobody knows whether that has taken notice. It may wait for a peer again by
-    // now, for ever: so it is asked again by the next looks, at most once a millisecond.
+    // answer says whether that was found, and may come before or after the other's. Two answers
+    // count. EALREADY: the other was in the hands of a worker (a thread of the kernel, for what may
+    // block), and nobody knows whether that has taken notice; it may wait for a peer again by now,
+    // for ever. ENOENT: it may be a part of a chain that begins later. So all that have not ended
+    // by then are asked again by the next looks, at most once a millisecond. (Not those that the
+    // answers name: what has ended meanwhile may have left its address to another.)
     //
-    // Asks the kernel to give up a request (nullptr: all), whose completion comes all the same,
-    // only sooner. False in a forked child: the request is not its own, and nothing will come. A
-    // kernel that takes no more requests at all ends the program here: nobody could say when the
-    // buffer is free.
+    // Asks the kernel to give up a request in flight (nullptr: all), whose completion comes all the
+    // same, only sooner. False in a forked child: the request is not its own, and nothing will
+    // come. A kernel that takes no more requests at all ends the program here: nobody could say
+    // when the buffer is free.
     bool cancel(completion* which) noexcept {
         if (forked()) return false;
+        if (which && !std::exchange(which->asked, true)) which->join(asked);
         constexpr int all = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;
         const auto fill = [=](auto* s) { io_uring_prep_cancel(s, which, which ? 0 : all); };
         return push(fill, which, 1), true;
@@ -243,7 +248,7 @@ public:
 private:
     [[gnu::noinline]] bool look(std::int64_t until) {
         const bool hope = counts.in_flight || until != never;
-        if (!early.empty()) until = std::min(until, ask_again());
+        if (too_early) until = std::min(until, ask_again());
         if (hope && until != now) enter(1, until);
         else if (unsubmitted() || *ring.sq.kflags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
             enter(0);
@@ -317,16 +322,21 @@ private:
         // Behind a request with a link it would be the next part of that chain, and wait for it:
         // so the chain goes to the kernel first, which ends it there.
         const io_uring_sqe& last = ring.sq.sqes[(ring.sq.sqe_tail - 1) & ring.sq.ring_mask];
-        if (cancels && unsubmitted() && last.flags & link) flush();
+        while (cancels && unsubmitted() && last.flags & link) flush();
         request.user_data = reinterpret_cast<std::uintptr_t>(to) | cancels;
         make_room();
         ring.sq.sqes[ring.sq.sqe_tail++ & ring.sq.ring_mask] = request;
     }
-    // Repeats the cancels that came too early, at most once a millisecond; says when next.
+    // Repeats the cancels of all that have not ended, at most once a millisecond; says when next.
     [[gnu::cold]] std::int64_t ask_again() {
+        if (asked.empty()) return too_early = false, never;
         const std::int64_t time = detail::monotonic();
         if (time < again) return again;
-        for (completion* c : std::exchange(early, {})) cancel(c);
+        too_early = false;
+        for (detail::ring all(std::move(asked)); !all.empty();) {  // of which any may end meanwhile
+            auto& c = static_cast<completion&>(*all.after);
+            c.unlink(), c.join(asked), cancel(&c);
+        }
         return again = time + 1'000'000;
     }
     // The requests that the kernel has not taken yet: its own place in the ring after the last call
@@ -374,16 +384,15 @@ private:
         unsigned head = *ring.cq.khead;
         for (const unsigned tail = io_uring_smp_load_acquire(ring.cq.ktail); head != tail; ++head) {
             const io_uring_cqe& cqe = ring.cq.cqes[head & ring.cq.ring_mask];
-            const std::uintptr_t data = cqe.user_data;
+            const auto data = static_cast<std::uintptr_t>(cqe.user_data);
             if (data & 1) [[unlikely]] {  // a cancel request's own
-                if (cqe.res == -EALREADY) early.push_back(reinterpret_cast<completion*>(data - 1));
+                too_early |= cqe.res == -EALREADY || cqe.res == -ENOENT;
                 continue;
             }
             auto* const to = reinterpret_cast<completion*>(data);
             if (!(cqe.flags & IORING_CQE_F_MORE)) {
                 --counts.in_flight, ++counts.completed;
-                if (!early.empty()) [[unlikely]]
-                    early.remove(&*to);  // of a copy: `to` itself stays in a register
+                if (std::exchange(to->asked, false)) to->unlink();
             }
             to->complete(cqe.res, cqe.flags);
         }
@@ -405,8 +414,9 @@ private:
     // ring's: so that is done here, and 10,000 sleepers within 50 ms cost half the calls.
     const std::int64_t slack = ::prctl(PR_GET_TIMERSLACK);
     statistics counts;
-    std::list<completion*, detail::pool_allocator<completion*>> early;  // to be cancelled again
-    std::int64_t again = 0;                                             // but not before
+    detail::ring asked;      // to end, and have not yet
+    bool too_early = false;  // some of them are to be asked again,
+    std::int64_t again = 0;  // but not before
 };
 
 // ---- 3. Operations ------------------------------------------------------------------------------
@@ -429,24 +439,7 @@ inline auto given(std::int64_t& offset) { return static_cast<std::uint64_t>(offs
 inline auto given(sockaddr_storage& to) { return reinterpret_cast<const sockaddr*>(&to); }
 template <class T> T* given(copied<T>& copy) { return copy.data(); }
 
-// What a request works on, for its error: the first argument, if it is a path, or a number, which
-// is taken for a descriptor.
-inline std::string subject(const auto&...) { return {}; }
-inline std::string subject(const copied<char>& path, const auto&...) {
-    return ' ' + std::string(path.data());
-}
-inline std::string subject(int fd, const auto&... others) {
-    if (fd == AT_FDCWD) return subject(others...);
-    return " on descriptor " + std::to_string(fd);
-}
-
-// Is that a path, or a descriptor of a file? What is done with one ends by itself.
-inline bool on_file(const auto&...) { return false; }
-inline bool on_file(const copied<char>&, const auto&...) { return true; }
-inline bool on_file(int fd, const auto&...) {  // AT_FDCWD, which a path follows, is a directory
-    struct stat s;
-    return !::fstatat(fd, "", &s, AT_EMPTY_PATH) && (S_ISREG(s.st_mode) || S_ISDIR(s.st_mode));
-}
+inline std::string on_descriptor(int fd) { return " on descriptor " + std::to_string(fd); }
 
 // What close() keeps: the owner of the descriptor, until that is closed. (A close that waits for a
 // worker can be cancelled.)
@@ -470,9 +463,68 @@ inline void disown(std::optional<unique_fd>& owner) { owner->release(); }
 // destroy the frame, and interrupt() says so: the job waits on, for the completion that the cancel
 // brings. A result that came all the same is fulfil(): the job goes on with it. Only where nothing
 // can be waited for any more is an op destroyed in flight, and then its destructor waits.
+//
+// What does not depend on the arguments is a base of its own, compiled once and not for each
+// operation. (In one piece a program that used none of them took a seventh longer to compile.)
+struct operation : waits<operation, reactor::completion> {
+    const char* name;
+    job* owner = nullptr;   // while it waits
+    reactor* in = nullptr;  // while in flight
+    int res = -1, again;    // how often it may be written again; -1: its request is written once
+
+    operation(const char* n, int most) : name(n), again(most) {}
+    virtual void write(io_uring_sqe*) const = 0;
+
+    bool insists() const { return in; }  // where `prepare` has cancelled the job that it is for
+    void start(job& j) { owner = &j; }
+    bool interrupt(job&) noexcept override { return !in->cancel(this); }
+    // Its name and its subject: a descriptor, or the path that goes with AT_FDCWD.
+    std::string describe() const override {
+        const io_uring_sqe s = request();
+        if (!s.opcode) return name;
+        if (s.fd != AT_FDCWD) return name + on_descriptor(s.fd);
+        return name + (' ' + std::string(reinterpret_cast<const char*>(s.addr)));
+    }
+    io_uring_sqe request() const {
+        io_uring_sqe s{};
+        if (again >= 0) write(&s);
+        if (s.opcode == IORING_OP_SPLICE) s.fd = s.splice_fd_in;
+        return s;
+    }
+    [[noreturn, gnu::cold]] void raise(int error) const { fail(error, describe()); }
+    [[gnu::noinline]] void reclaim() {
+        owner = nullptr;  // which is ending
+        if (in->cancel(this))
+            while (in) in->wait();
+    }
+    [[gnu::always_inline]] void ended(int n, unsigned flags) {
+        // A notification (of a send without a copy, by io::op) says only that the buffer is free.
+        res = flags & IORING_CQE_F_NOTIF ? res : n;
+        if (flags & IORING_CQE_F_MORE) return;
+        in = nullptr;
+        if (owner) owner->resume_for(res >= 0 ? job::fulfilled : 0);
+    }
+    // An error, or one answer of several. A signal can keep the kernel from starting a worker,
+    // which it tells as ECANCELED. Those that work on a path or a file begin again then, since what
+    // is done with one ends by itself; but not where there are chains, whose first part may have
+    // failed. With another descriptor it may be that somebody did cancel it.
+    [[gnu::noinline]] void rare(int n, unsigned flags) {
+        if (n == -ECANCELED && owner && !owner->stopping && !in->chained && in->has_room())
+            if (again > 0 && on_file() && again--)
+                return in->submit<true>(*this, [this](io_uring_sqe* s) { write(s); });
+        ended(n == -512 ? -EINTR : n, flags);  // ERESTARTSYS, which the kernel should have kept
+    }
+    bool on_file() const {  // AT_FDCWD, which a path follows, is a directory
+        struct stat s;
+        return !::fstatat(request().fd, "", &s, AT_EMPTY_PATH)
+            && (S_ISREG(s.st_mode) || S_ISDIR(s.st_mode));
+    }
+};
 template <class R, bool Throws, bool OnlyWrites, class With>
-struct [[nodiscard]] op final : waits<op<R, Throws, OnlyWrites, With>, reactor::completion> {
-    op(const char* operation, With w) : name(operation), with(std::move(w)) {}
+struct [[nodiscard]] op final : operation {
+    mutable With with;  // calls what it is given with `prepare` and the arguments
+
+    op(const char* n, With w) : operation(n, OnlyWrites ? 9 : -1), with(std::move(w)) {}
     op(op&&) = default;
     ~op() {
         if (in) reclaim();
@@ -486,11 +538,11 @@ struct [[nodiscard]] op final : waits<op<R, Throws, OnlyWrites, With>, reactor::
     // The request is written here, where it can still throw: no ring, no room, a prepare that
     // fails. A job that is to stop begins nothing.
     [[gnu::always_inline]] bool await_ready() {
-        if (!job::current->stopping) submit(reactor::here());
-        return false;
+        if (job::current->stopping) return false;
+        reactor& r = reactor::here();
+        r.submit<OnlyWrites>(*this, [this](io_uring_sqe* s) { op::write(s); });
+        return in = &r, false;
     }
-    bool insists() const { return in; }  // where `prepare` has cancelled the job that it is for
-    void start(job& j) { owner = &j; }
     auto await_resume() {
         const int n = std::exchange(res, -1);
         if constexpr (!Throws) return n;
@@ -499,66 +551,37 @@ struct [[nodiscard]] op final : waits<op<R, Throws, OnlyWrites, With>, reactor::
     }
 
 private:
-    void submit(reactor& r) {
-        r.submit<OnlyWrites>(*this, [this](io_uring_sqe* s) {
-            with([s](auto& prepare, auto&... a) { prepare(s, given(a)...); });
-        });
-        in = &r;
-    }
-    [[noreturn, gnu::cold]] void raise(int error) const { fail(error, describe()); }
-    [[gnu::noinline]] void reclaim() {
-        owner = nullptr;  // which is ending
-        if (in->cancel(this))
-            while (in) in->wait();
-    }
-    // An error, or one answer of several. A signal can keep the kernel from starting a worker,
-    // which it tells as ECANCELED. Those that work on a path or a file begin again then, but not
-    // where there are chains, whose first part may have failed. With another descriptor it may be
-    // that somebody did cancel it.
-    [[gnu::noinline]] void rare(int n, unsigned flags) {
-        const auto again = [](auto&, const auto&... a) { return on_file(a...); };
-        if (n == -ECANCELED && owner && !owner->stopping && !in->chained && with(again))
-            if (in->has_room() && tries-- > 0) return submit(*in);
-        ended(n == -512 ? -EINTR : n, flags);  // ERESTARTSYS, which the kernel should have kept
-    }
-    bool interrupt(job&) noexcept override { return !in->cancel(this); }
-    std::string describe() const override {
-        return with([this](auto&, const auto&... a) { return name + subject(a...); });
+    [[gnu::always_inline]] void write(io_uring_sqe* s) const override {
+        with([s](auto& prepare, auto&... a) { prepare(s, detail::given(a)...); });
     }
     // The job may have ended in the meantime only if this op is being destroyed, and then `owner`
-    // is none: see the destructor, which is waiting for just this call.
+    // is none: see reclaim, which is waiting for just this call.
     void complete(int n, unsigned flags) noexcept override {
+        if (n != -ECANCELED) with([](auto&, auto&... a) { (detail::disown(a), ...); });
         const bool usual = n >= 0 && !(flags & (IORING_CQE_F_MORE | IORING_CQE_F_NOTIF));
         usual ? ended(n, 0) : rare(n, flags);
     }
-    [[gnu::always_inline]] void ended(int n, unsigned flags) {
-        // A notification (of a send without a copy, by io::op) says only that the buffer is free.
-        res = flags & IORING_CQE_F_NOTIF ? res : n;
-        if (n != -ECANCELED) with([](auto&, auto&... a) { (disown(a), ...); });
-        if (flags & IORING_CQE_F_MORE) return;
-        in = nullptr;
-        if (owner) owner->resume_for(res >= 0 ? job::fulfilled : 0);
-    }
-
-    const char* name;
-    job* owner = nullptr;   // while it waits
-    mutable With with;      // calls what it is given with `prepare` and the arguments
-    reactor* in = nullptr;  // while in flight
-    int res = -1, tries = 9;
 };
 
 // Of bytes, no more than the kernel takes at once; of buffers, their number.
-unsigned size_of(const auto& v) { return static_cast<unsigned>(std::min(v.size(), 0x7ffff000ul)); }
+unsigned size_of(const auto& v) { return unsigned(std::min<std::size_t>(v.size(), 0x7ffff000)); }
 
 // For read_exactly and write_all, which are at the end: one transfer after the other. To transfer
 // nothing is an error of `reader`, if that is set: the end has come.
+//
+// Where a disk is full, or a file as large as it may be, the kernel has tried to write the rest as
+// well when it says that a write came short, and then leaves the file's position where it was
+// (Linux 6.18): so that is set here, or the rest would be written over what is there already.
 template <auto Once>
 task<std::size_t> whole(int fd, auto bytes, std::int64_t offset, const char* reader = nullptr) {
     std::size_t done = 0;
     for (std::size_t n = 0; done < bytes.size(); done += n) {
+        const off_t at = offset < 0 && !reader ? ::lseek(fd, 0, SEEK_CUR) : -1;
         n = co_await Once(fd, bytes.subspan(done), offset);
-        if (n == 0 && reader) fail(ENODATA, reader + subject(fd));
+        if (n == 0 && reader) fail(ENODATA, reader + on_descriptor(fd));
         if (offset >= 0) offset += static_cast<std::int64_t>(n);
+        if (at >= 0 && n < bytes.size() - done && ::lseek(fd, 0, SEEK_CUR) == at)
+            ::lseek(fd, at + static_cast<off_t>(n), SEEK_SET);
     }
     co_return done;
 }
@@ -603,8 +626,9 @@ inline auto nop() {
 inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
     return op<std::size_t>(io_uring_prep_read, "read", fd, into, detail::size_of(into), offset);
 }
-// Writes, perhaps not all, and gives how many bytes (worker, for a file). A pipe without a reader
-// raises SIGPIPE: ignore it.
+// Writes, perhaps not all, and gives how many bytes (worker, for a file). Where a file takes no
+// more, its position may not have moved with what it has taken: write_all sees to that. A pipe
+// without a reader raises SIGPIPE: ignore it.
 inline auto write(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
     return op<std::size_t>(io_uring_prep_write, "write", fd, from, detail::size_of(from), offset);
 }
@@ -666,12 +690,13 @@ inline auto accept(int fd, sockaddr* address = nullptr, socklen_t* size = nullpt
     return op<unique_fd>(io_uring_prep_accept, "accept", fd, address, size, flags | SOCK_CLOEXEC);
 }
 // Receives at most into.size() bytes; 0 is the end. With MSG_WAITALL: all of `into`, unless the
-// stream ends.
+// stream ends, or the job is cancelled in the middle, or timed out: what has come counts then.
 inline auto recv(int fd, std::span<std::byte> into, int flags = 0) {
     const auto fill = [](auto... a) { io_uring_prep_recv(a...); };
     return op<std::size_t>(fill, "recv", fd, into, detail::size_of(into), flags);
 }
-// Sends, perhaps not all; with MSG_WAITALL all. A peer that is gone is EPIPE, not a signal.
+// Sends, perhaps not all; with MSG_WAITALL all, unless it is cancelled in the middle, or timed out:
+// so look at the number under a timeout. A peer that is gone is EPIPE, not a signal.
 inline auto send(int fd, std::span<const std::byte> from, int flags = 0) {
     const auto fill = [](auto... a) { io_uring_prep_send(a...); };
     return op<std::size_t>(fill, "send", fd, from, detail::size_of(from), flags | MSG_NOSIGNAL);

@@ -132,7 +132,7 @@ struct copying {
         } catch (const std::system_error& e) { fail(from, e.what()); }
     }
     task<> walk_all(std::vector<fs::path> names) {
-        if (std::ranges::count(names, fs::path())) throw std::runtime_error("'': no file's name");
+        if (std::erase(names, fs::path())) throw std::runtime_error("'': no file's name");
         const fs::path target = names.back();
         names.pop_back();
         if (names.size() > 1 && !is_directory(target)) fail(target, "not a directory"), names = {};

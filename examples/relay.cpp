@@ -66,10 +66,9 @@ task<> receive_all(int peer, const std::string& name) {
         const int got = co_await io::recv(peer, buffer).result();
         rest = rest.first(check(got, name));
         if (rest.empty()) break;
-        while (!rest.empty()) {
-            const int written = co_await io::write(STDOUT_FILENO, rest).result();
-            rest = rest.subspan(check(written, "standard output"));
-        }
+        try {
+            co_await io::write_all(STDOUT_FILENO, rest);
+        } catch (const std::system_error& e) { check(-e.code().value(), "standard output"); }
     }
     check_call(::close(STDOUT_FILENO), "standard output");
 }

@@ -18,6 +18,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <random>
 #include <ringlet/timer.hpp>
 #include <span>
@@ -285,6 +286,69 @@ TEST_CASE("a cancel is not made again when its request has ended") {
         const int seen = cancels.seen;
         co_await ringlet::sleep_for(std::chrono::milliseconds(5));
         CHECK(cancels.seen == seen);
+    });
+    CHECK(o.error == 0);
+    CHECK(o.in_flight == 0);
+}
+
+TEST_CASE("a cancel that came too early is not made again for another request at its address") {
+    if (!can_inject()) return;
+    const pair_of_sockets p;
+    const outcome o = run([&]() -> task<> {
+        bool waits = false;
+        auto fill = [&](io_uring_sqe* s) {
+            io_uring_prep_nop(s);
+            if (waits) io_uring_prep_poll_add(s, p.a, POLLIN);
+        };
+        auto one = [&]() -> task<int> {
+            const int r = co_await io::op(fill).result();
+            co_return r;
+        };
+        cancels = {0, 1};
+        reactor::on_submit = too_early;
+        auto ended = spawn(one());
+        auto gone = spawn([&]() -> task<std::optional<int>> {  // behind the request of `ended`
+            const auto r = co_await std::move(ended).cancel();
+            co_return r;
+        });
+        const auto result = co_await std::move(gone);
+        CHECK(result == 0);  // it had ended when the answer to the cancel came
+        CHECK(cancels.seen == 1);
+        waits = true;
+        auto other = spawn(one());  // in the frame that the first has left
+        co_await ringlet::sleep_for(std::chrono::milliseconds(3));
+        CHECK(cancels.seen == 1);
+        CHECK_FALSE(other.done());
+        REQUIRE(::send(p.b, "x", 1, 0) == 1);
+        const int events = co_await std::move(other);
+        CHECK(events == POLLIN);
+    });
+    CHECK(o.error == 0);
+    CHECK(o.in_flight == 0);
+}
+
+TEST_CASE("a part of a chain that is cancelled before it begins ends when it does") {
+    const pair_of_sockets p, q;
+    const outcome o = run([&]() -> task<> {
+        std::byte buffer[2];
+        auto first = [&](io_uring_sqe* s) {
+            io_uring_prep_recv(s, p.a, buffer, 1, 0);
+            s->flags |= IOSQE_IO_LINK;
+        };
+        auto head = spawn(io::op(first).result());
+        auto part = spawn(io::recv(q.a, std::span(buffer + 1, 1)));
+        co_await ringlet::sleep_for(std::chrono::milliseconds(1));
+        auto gone = spawn([&]() -> task<bool> {
+            const auto n = co_await std::move(part).cancel();
+            co_return n.has_value();
+        });
+        co_await ringlet::sleep_for(std::chrono::milliseconds(2));
+        CHECK_FALSE(gone.done());
+        REQUIRE(::send(p.b, "x", 1, 0) == 1);
+        const int n = co_await std::move(head);
+        CHECK(n == 1);
+        const bool received = co_await std::move(gone);
+        CHECK_FALSE(received);
     });
     CHECK(o.error == 0);
     CHECK(o.in_flight == 0);

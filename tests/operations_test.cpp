@@ -585,6 +585,30 @@ TEST_CASE("splice: file to pipe to file, offsets, the end, and what it refuses")
     CHECK(dir.content("to") == "56..234...");
 }
 
+TEST_CASE("write_all at the file's position: where a file takes no more it keeps what it took") {
+    const folder dir;
+    std::vector<std::byte> bytes(50'000);
+    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i / 100);
+    rlimit before;
+    REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+    const auto ignored = ::signal(SIGXFSZ, SIG_IGN);
+    const rlimit small{10'000, before.rlim_max};
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
+    for (const int flags : {0, O_APPEND}) {
+        const unique_fd file(
+            ::open(dir.file("x").c_str(), O_RDWR | O_CREAT | O_TRUNC | flags, 0600));
+        REQUIRE(::write(file, "begin", 5) == 5);
+        says([&] { block_on(io::write_all(file, bytes)); }, EFBIG,
+            "write on descriptor " + std::to_string(file.get()));
+        std::vector<std::byte> there(20'000);
+        CHECK(::pread(file, there.data(), there.size(), 0) == 10'000);
+        CHECK(std::equal(there.begin() + 5, there.begin() + 10'000, bytes.begin()));
+        CHECK(::lseek(file, 0, SEEK_CUR) == 10'000);
+    }
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
+    ::signal(SIGXFSZ, ignored);
+}
+
 TEST_CASE("an error names the operation and its descriptor, path or neither") {
     const no_leak here;
     REQUIRE_FALSE(is_open(99));

@@ -2727,8 +2727,9 @@ TEST_CASE("a wait that the kernel refuses once, or twice: an error, and the buff
             });
             const tube t;
             auto reads = [&](std::size_t i) -> task<> {
-                const lease l(std::span(memory).subspan(8 * i, 8));
-                co_await io::read(t.out, std::span(memory).subspan(8 * i, 8));
+                const std::span<std::byte> part = std::span(memory).subspan(8 * i, 8);
+                const lease l(part);
+                co_await io::read(t.out, part);
             };
             auto root = [&]() -> task<> {
                 spawn(reads(1)).detach();

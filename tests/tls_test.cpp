@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <spawn.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <ringlet/recipes/tls.hpp>

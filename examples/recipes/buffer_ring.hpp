@@ -126,7 +126,7 @@ public:
             if (!some) continue;  // another task has the last one, and is about to end these
             if (!(some->flags & IORING_CQE_F_MORE)) shots.reset();
             if (some->res >= 0) co_return std::move(*some);
-            if (some->res != -ENOBUFS) detail::fail(-some->res, "recv" + detail::subject(fd));
+            if (some->res != -ENOBUFS) detail::fail(-some->res, "recv" + detail::on_descriptor(fd));
         }
     }
     void operator()(io_uring_sqe* s) const {

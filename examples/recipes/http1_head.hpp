@@ -14,6 +14,7 @@
 
 #include "http1_words.hpp"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 

@@ -8,6 +8,7 @@
 
 #include "http1_words.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 
 namespace ringlet {
