@@ -439,6 +439,11 @@ inline auto given(std::int64_t& offset) { return static_cast<std::uint64_t>(offs
 inline auto given(sockaddr_storage& to) { return reinterpret_cast<const sockaddr*>(&to); }
 template <class T> T* given(copied<T>& copy) { return copy.data(); }
 
+// How often a request with these arguments may be written: 0, if they do not begin with what it
+// works on, a path, or a number, which is taken for a descriptor.
+template <class... A> constexpr int most = 0;
+template <std::convertible_to<int> F, class... A> constexpr int most<F, A...> = 9;
+template <class... A> constexpr int most<copied<char>, A...> = 9;
 inline std::string on_descriptor(int fd) { return " on descriptor " + std::to_string(fd); }
 
 // What close() keeps: the owner of the descriptor, until that is closed. (A close that waits for a
@@ -470,9 +475,9 @@ struct operation : waits<operation, reactor::completion> {
     const char* name;
     job* owner = nullptr;   // while it waits
     reactor* in = nullptr;  // while in flight
-    int res = -1, again;    // how often it may be written again; -1: its request is written once
+    int res = -1, again;    // how often it may be written again
 
-    operation(const char* n, int most) : name(n), again(most) {}
+    operation(const char* n, int times) : name(n), again(times) {}
     virtual void write(io_uring_sqe*) const = 0;
 
     bool insists() const { return in; }  // where `prepare` has cancelled the job that it is for
@@ -480,14 +485,14 @@ struct operation : waits<operation, reactor::completion> {
     bool interrupt(job&) noexcept override { return !in->cancel(this); }
     // Its name and its subject: a descriptor, or the path that goes with AT_FDCWD.
     std::string describe() const override {
+        if (!again) return name;
         const io_uring_sqe s = request();
-        if (!s.opcode) return name;
-        if (s.fd != AT_FDCWD) return name + on_descriptor(s.fd);
+        if (s.fd != AT_FDCWD || !s.addr) return name + on_descriptor(s.fd);
         return name + (' ' + std::string(reinterpret_cast<const char*>(s.addr)));
     }
     io_uring_sqe request() const {
         io_uring_sqe s{};
-        if (again >= 0) write(&s);
+        write(&s);
         if (s.opcode == IORING_OP_SPLICE) s.fd = s.splice_fd_in;
         return s;
     }
@@ -510,7 +515,7 @@ struct operation : waits<operation, reactor::completion> {
     // failed. With another descriptor it may be that somebody did cancel it.
     [[gnu::noinline]] void rare(int n, unsigned flags) {
         if (n == -ECANCELED && owner && !owner->stopping && !in->chained && in->has_room())
-            if (again > 0 && on_file() && again--)
+            if (again > 1 && on_file() && again--)
                 return in->submit<true>(*this, [this](io_uring_sqe* s) { write(s); });
         ended(n == -512 ? -EINTR : n, flags);  // ERESTARTSYS, which the kernel should have kept
     }
@@ -524,7 +529,7 @@ template <class R, bool Throws, bool OnlyWrites, class With>
 struct [[nodiscard]] op final : operation {
     mutable With with;  // calls what it is given with `prepare` and the arguments
 
-    op(const char* n, With w) : operation(n, OnlyWrites ? 9 : -1), with(std::move(w)) {}
+    op(const char* n, int times, With w) : operation(n, times), with(std::move(w)) {}
     op(op&&) = default;
     ~op() {
         if (in) reclaim();
@@ -533,7 +538,7 @@ struct [[nodiscard]] op final : operation {
     // The same operation, whose await gives the number, also if that is an error. For those that
     // are nothing special: `int r = co_await io::recv(fd, buffer).result(); if (r <= 0) co_return;`
     // A descriptor that comes so has no owner: whoever has the number closes it.
-    auto result() && { return op<R, false, OnlyWrites, With>(name, std::move(with)); }
+    auto result() && { return op<R, false, OnlyWrites, With>(name, again, std::move(with)); }
 
     // The request is written here, where it can still throw: no ring, no room, a prepare that
     // fails. A job that is to stop begins nothing.
@@ -607,14 +612,16 @@ namespace io {
 // the await gives the kernel's number, or, as op<unique_fd>, owns the descriptor that it is.
 // `name`, and what the request points at, must live until the await is over; `fill` is kept in it,
 // and called when it begins. With arguments it is fill(sqe, arguments...), a function of liburing's
-// or another that only writes the request; they are kept as well: of a span of bytes, where they
-// are, of a unique_fd, its number. A number that comes first is taken for a descriptor, in errors.
+// or another that only writes the request (and writes it again for an error's text); they are kept
+// as well: of a span of bytes, where they are, of a unique_fd, its number. If a number or a path
+// comes first, errors name the descriptor that the request has, or, with AT_FDCWD, the path.
 // A link of a chain (IOSQE_IO_LINK) is made without arguments. (No IOSQE_IO_DRAIN: the kernel lets
 // requests to cancel wait for it as well.)
 template <class R = int, class... A> auto op(auto fill, const char* name = "io::op", A&&... a) {
     auto with = [fill = std::move(fill), ... its = detail::kept(std::forward<A>(a))](
                     auto use) mutable { return use(fill, its...); };
-    return detail::op<R, true, (sizeof...(a) > 0), decltype(with)>(name, std::move(with));
+    return detail::op<R, true, (sizeof...(a) > 0), decltype(with)>(
+        name, detail::most<A...>, std::move(with));
 }
 // Does nothing, by way of the kernel: what a round trip costs. (It takes an argument, an empty one,
 // as a sign that its function only writes the request.)

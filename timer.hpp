@@ -226,6 +226,7 @@ struct [[nodiscard]] sleep final : waits<sleep>, timer_heap::timer {
         owner = job::current;
         return (deadline == 0 && owner->spend()) || (heap_here.add(*this), false);
     }
+    void start(job& j) { deadline ? true : j.spend(); }  // from the next run's budget
     void await_resume() const noexcept {}
 
     bool interrupt(job&) noexcept override { return leave(), true; }
