@@ -31,8 +31,8 @@
 //
 // Buffers are provided by requests (PROVIDE_BUFFERS, Linux 5.7), which go with the next look. The
 // kernel's newer way, a ring of buffers that it shares with the program, saves these. But it has to be
-// registered with the descriptor of the io_uring, which the reactor keeps to itself, and its memory
-// counts as locked. A receive that goes on needs Linux 6.0; before that next() throws EINVAL.
+// registered with the io_uring beforehand, by a call of its own, and its memory counts as locked. A
+// receive that goes on needs Linux 6.0; before that next() throws EINVAL.
 #pragma once
 
 #include <ringlet/recipes/multishot.hpp>

@@ -149,7 +149,8 @@ public:
 // Runs f on a helper thread, and gives its result or rethrows its exception; the loop goes on
 // meanwhile, virtual time does not. If the awaiting job is cancelled its frame stays until the call
 // has ended, so f may refer to it. Throws std::system_error, f not called, where there is no thread, no
-// descriptor or no ring to be had.
+// descriptor or no ring to be had: each call has an eventfd, also while it waits for one of the
+// threads; thousands at once go by a semaphore (recipes/mutex.hpp).
 template <class F> auto unblock(F f) { return shield(detail::send_out(std::move(f))); }
 
 }  // namespace ringlet
