@@ -392,7 +392,7 @@ private:
             auto* const to = reinterpret_cast<completion*>(data);
             if (!(cqe.flags & IORING_CQE_F_MORE)) {
                 --counts.in_flight, ++counts.completed;
-                if (std::exchange(to->asked, false)) to->unlink();
+                if (to->asked) to->asked = false, to->unlink();
             }
             to->complete(cqe.res, cqe.flags);
         }
