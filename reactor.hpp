@@ -470,7 +470,7 @@ inline void disown(std::optional<unique_fd>& owner) { owner->release(); }
 // can be waited for any more is an op destroyed in flight, and then its destructor waits.
 //
 // What does not depend on the arguments is a base of its own, compiled once and not for each
-// operation. (In one piece a program that used none of them took a seventh longer to compile.)
+// operation. (In one piece a program that used none of them took a tenth longer to compile.)
 struct operation : waits<operation, reactor::completion> {
     const char* name;
     job* owner = nullptr;   // while it waits
@@ -749,7 +749,8 @@ template <class = void> task<int> wait_pid(pid_t pid) {
 inline auto read_exactly(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
     return detail::whole<read>(fd, into, offset, "read_exactly");
 }
-// Writes all of `from`; gives its size.
+// Writes all of `from`; gives its size. At a file's position it asks where that is, with an lseek
+// for each transfer.
 inline auto write_all(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
     return detail::whole<write>(fd, from, offset);
 }

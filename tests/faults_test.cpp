@@ -354,6 +354,32 @@ TEST_CASE("a part of a chain that is cancelled before it begins ends when it doe
     CHECK(o.in_flight == 0);
 }
 
+TEST_CASE("a cancel is no part of a chain that reaches the kernel by two calls") {
+    const pair_of_sockets p;
+    const outcome o = run([&]() -> task<> {
+        // Without SUBMIT_ALL: a bad request holds up those behind it, which go with the next call.
+        reactor::here(reactor::options(8, IORING_SETUP_CQSIZE));
+        auto unknown = [](io_uring_sqe* s) { s->opcode = 250; };
+        std::byte buffer[1];
+        auto link = [&](io_uring_sqe* s) {
+            io_uring_prep_recv(s, p.a, buffer, 1, 0);
+            s->flags |= IOSQE_IO_LINK;
+        };
+        auto bad = spawn(io::op(unknown).result());
+        auto linked = spawn(io::op(link).result());
+        auto gone = spawn([&]() -> task<bool> {  // in the turn that both have written in
+            const auto n = co_await std::move(linked).cancel();
+            co_return n.has_value();
+        });
+        const bool received = co_await std::move(gone);
+        CHECK_FALSE(received);
+        const int error = co_await std::move(bad);
+        CHECK(error == -EINVAL);
+    });
+    CHECK(o.error == 0);
+    CHECK(o.in_flight == 0);
+}
+
 TEST_CASE("a link of a chain whose first part has failed is not made again") {
     const scene s;
     std::ofstream(s.file("new")) << "new";
