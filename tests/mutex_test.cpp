@@ -49,6 +49,27 @@ TEST_CASE("a semaphore lets n in at a time, in the order of their coming") {
     }
 }
 
+TEST_CASE("a permit may outlive its semaphore") {
+    auto s = std::make_unique<semaphore>(2);
+    auto first = s->try_acquire(), second = s->try_acquire();
+    const auto moved = std::move(*first);
+    s.reset();
+    const auto later = std::move(*second);
+    *first = std::move(*second);
+}
+
+TEST_CASE("connections that their server has spawned give permits back when it is gone") {
+    usage u;
+    const auto serves = [&u]() -> task<> {
+        semaphore s(3);
+        for (int i = 0; i < 5; ++i) ringlet::spawn(works(s, u, i, 1000)).detach();
+        for (int i = 0; i < 2; ++i) co_await yield_now();
+        CHECK(u.inside == 3);
+    };
+    block_on(serves());  // returns, and then the executor ends them
+    CHECK(u.done == 0);
+}
+
 TEST_CASE("no permit is lost, whichever waiter or owner is cancelled at whichever moment") {
     for (int victim = 0; victim < 6; ++victim) {
         for (int moment = 0; moment < 30; ++moment) {

@@ -17,53 +17,67 @@
 
 namespace ringlet {
 
-// n permits. Must outlive them; who waits for one when it is destroyed gets channel_closed.
+// n permits. Who waits for one when it is destroyed gets channel_closed. Permits may be out then: a
+// server's semaphore lies in its accept loop, say, which ends before the connections that it has
+// spawned.
 class semaphore {
+    struct state;
+
 public:
     // The right to go on. Move-only; gives itself back.
     class permit {
     public:
-        explicit permit(semaphore& s) : of(&s) {}
-        permit(permit&& other) noexcept : of(std::exchange(other.of, nullptr)) {}
-        permit& operator=(permit other) noexcept { return std::swap(of, other.of), *this; }
+        permit(permit&&) = default;
+        permit& operator=(permit other) noexcept { return of.swap(other.of), *this; }
         ~permit() { reset(); }
         // Gives it back before that.
         void reset() {
-            if (of) std::exchange(of, nullptr)->give();
+            if (of) state::give(std::move(of));
         }
 
     private:
         friend class semaphore;
-        semaphore* of;
+        explicit permit(std::shared_ptr<state> s) : of(std::move(s)) {}
+        std::shared_ptr<state> of;
     };
 
-    explicit semaphore(std::size_t n) : free(n) {}
+    explicit semaphore(std::size_t n) : of(std::make_shared<state>()) { of->free = n; }
+    semaphore(semaphore&&) = delete;
+    ~semaphore() { of->close(); }
     // Waits for a permit, first come first served. Throws channel_closed if the semaphore goes before
     // one comes. (A template, as all coroutines in headers are.)
     template <class = void> task<permit> acquire() {
         auto got = try_acquire();
-        const bool yields = got && ++taken % 128 == 0;  // so that a loop lets the others run
+        const bool yields = got && ++of->taken % 128 == 0;  // so that a loop lets the others run
         if (yields) co_await yield_now();
         if (got) co_return std::move(*got);
-        auto handed = co_await waiting.recv();
+        auto handed = co_await of->waiting.recv();
         if (!handed) throw channel_closed();
         co_return std::move(*handed);
     }
     // Without waiting. nullopt: there is none free.
     std::optional<permit> try_acquire() {
-        if (!free) return std::nullopt;
-        --free;
-        return permit(*this);
+        if (!of->free) return std::nullopt;
+        --of->free;
+        return permit(of);
     }
 
 private:
-    void give() {
-        permit handed(*this);  // it is given on if the task that gets it ends first
-        if (!waiting.try_send(std::move(handed))) ++free, handed.of = nullptr;
-    }
-    std::size_t free;
-    unsigned taken = 0;
-    channel<permit> waiting{0};
+    // What it and its permits share.
+    struct state {
+        std::size_t free = 0;
+        unsigned taken = 0;
+        bool closed = false;
+        channel<permit> waiting{0};
+        void close() { closed = true, waiting.close(); }
+        static void give(std::shared_ptr<state> s) {
+            state& to = *s;
+            permit handed(std::move(s));  // it is given on if the task that gets it ends first
+            if (to.closed || !to.waiting.try_send(std::move(handed)))
+                ++to.free, handed.of = nullptr;
+        }
+    };
+    std::shared_ptr<state> of;
 };
 
 // A semaphore of one.
