@@ -10,6 +10,7 @@
 #include <fstream>
 #include <ringlet/recipes/tls.hpp>
 #include <ringlet/timer.hpp>
+#include <thread>
 
 #include "support.hpp"
 
@@ -149,6 +150,30 @@ std::string refusal(const server& s, const tls::context& c, const std::string& n
     CHECK(text == "cba\n");
     return "";
 }
+// The server's side in this process: it does what no s_server can be told to do at a given moment.
+struct peer {
+    std::unique_ptr<SSL_CTX, void (*)(SSL_CTX*)> context{
+        SSL_CTX_new(TLS_server_method()), SSL_CTX_free};
+    std::unique_ptr<SSL, void (*)(SSL*)> ssl{nullptr, SSL_free};
+
+    explicit peer(int socket) {
+        const std::string certificate = made().home / "good", key = made().home / "key";
+        REQUIRE(SSL_CTX_use_certificate_file(context.get(), certificate.c_str(), 1) == 1);
+        REQUIRE(SSL_CTX_use_PrivateKey_file(context.get(), key.c_str(), SSL_FILETYPE_PEM) == 1);
+        ssl.reset(SSL_new(context.get()));
+        SSL_set_fd(ssl.get(), socket);
+    }
+    // Asks for a new key of the other side's, which that has to answer.
+    void renew() {
+        REQUIRE(SSL_key_update(ssl.get(), SSL_KEY_UPDATE_REQUESTED) == 1);
+        REQUIRE(SSL_do_handshake(ssl.get()) == 1);
+    }
+    std::string read() {
+        char text[100];
+        const int n = SSL_read(ssl.get(), text, sizeof text);
+        return n > 0 ? std::string(text, static_cast<std::size_t>(n)) : "nothing";
+    }
+};
 auto descriptors() {
     const fs::directory_iterator all("/proc/self/fd");
     return std::distance(begin(all), end(all));
@@ -291,6 +316,36 @@ TEST_CASE("a read that is cancelled loses nothing") {
             auto text = co_await ask(stream, "line");
             CHECK(text == "enil flah\n");
         }
+    };
+    block_on(root());
+}
+
+TEST_CASE("a read that is cancelled when the peer has asked for a new key loses nothing") {
+    const auto c = made().trusted();
+    int pair[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+    const unique_fd ours(pair[0]), theirs(pair[1]);
+    peer p(theirs);
+    std::array<std::byte, 100> buffer;
+    auto root = [&]() -> task<> {
+        tls::stream stream(c, ours, "localhost");
+        {
+            const std::jthread accepts([&] { SSL_accept(p.ssl.get()); });
+            co_await stream.handshake();
+        }
+        for (const bool more : {false, true, false}) {
+            p.renew();
+            if (more) CHECK(SSL_write(p.ssl.get(), "text", 4) == 4);
+            auto reading = spawn(stream.read(buffer));
+            auto cancelled = [&]() -> task<std::optional<std::size_t>> {
+                co_return co_await std::move(reading).cancel();
+            };
+            // It begins to read, and is cancelled before the kernel has heard of that.
+            const auto got = co_await spawn(cancelled());
+            CHECK(got.value_or(0) == (more ? 4U : 0U));
+        }
+        co_await stream.write(bytes("answer"));
+        CHECK(p.read() == "answer");
     };
     block_on(root());
 }

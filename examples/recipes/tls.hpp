@@ -76,7 +76,7 @@ public:
         if (into.empty()) co_return 0;
         const int most = static_cast<int>(std::min<std::size_t>(into.size(), INT_MAX));
         const auto step = [&](SSL* s) { return SSL_read(s, into.data(), most); };
-        co_return static_cast<std::size_t>(co_await run(step));
+        co_return static_cast<std::size_t>(co_await run<false>(step));
     }
     // All of `from`.
     template <class = void> task<> write(std::span<const std::byte> from) {
@@ -93,13 +93,14 @@ public:
     }
 
 private:
-    // Calls step until it has a result: a number, or 0 for the peer's goodbye.
-    template <class Step> task<int> run(Step step) {
+    // Calls step until it has a result: a number, or 0 for the peer's goodbye. What a read has taken
+    // is given at once: its answer to a new key, say, is sent by the next call that has to wait.
+    template <bool Sends = true, class Step> task<int> run(Step step) {
         for (;;) {
             ERR_clear_error();
             const int n = step(ssl.get()), why = SSL_get_error(ssl.get(), n);
             const char* const reason = ERR_reason_error_string(ERR_peek_error());
-            co_await send_out();
+            if (Sends || n <= 0) co_await send_out();
             if (n > 0 || why == SSL_ERROR_ZERO_RETURN) co_return std::max(n, 0);
             const long verdict = SSL_get_verify_result(ssl.get());
             if (verdict != X509_V_OK)
@@ -112,10 +113,11 @@ private:
         }
     }
     template <class = void> task<> send_out() {
-        while (BIO_ctrl_pending(out) > 0) {
-            const int n = BIO_read(out, buffer.data(), static_cast<int>(buffer.size()));
-            auto rest = std::span<const std::byte>(buffer).first(static_cast<std::size_t>(n));
-            while (!rest.empty()) rest = rest.subspan(co_await io::send(fd, rest));
+        for (const std::byte* from = nullptr; BIO_get_mem_data(out, &from) > 0;) {
+            const auto most = std::min(BIO_ctrl_pending(out), buffer.size());
+            const std::size_t n = co_await io::send(fd, std::span(from, most));
+            // Taken away only now: what a cancel has kept from being sent, the next call sends.
+            BIO_read(out, buffer.data(), static_cast<int>(n));
         }
     }
 
