@@ -310,3 +310,114 @@ TEST_CASE("a reader destroyed at each suspension") {
         if (ticks % 2) handle = {};
     }
 }
+
+namespace {
+
+// What is selected of a file of 1000 bytes: the status, from where to where, and the Content-Range.
+std::string selected(std::vector<const char*> lines, const char* method = "GET") {
+    struct stat file {};
+    file.st_mtim = {1'000'000'000, 5};
+    file.st_size = 1000;
+    http1::head request;
+    request.take_request(std::string(method) + " / HTTP/1.1");
+    for (const char* line : lines) request.take_field(line);
+    try {
+        const http1::answer a = http1::select(request, file, "a.txt");
+        const std::string range = "Content-Range: bytes ";
+        const std::size_t at = a.fields.find(range);
+        CHECK(a.fields.starts_with(
+            "Content-Type: text/plain; charset=utf-8\r\nLast-Modified: Sun, 09 "
+            "Sep 2001 01:46:40 GMT\r\nETag: \"1000000000-5-1000\"\r\n"
+            "Accept-Ranges: bytes\r\n"));
+        CHECK(a.fields.ends_with("\r\n"));
+        return std::to_string(a.status) + " " + std::to_string(a.begin) + " "
+            + std::to_string(a.end)
+            + (at == a.fields.npos ? "" : " " + a.fields.substr(at + range.size()));
+    } catch (const http1::error& e) { return std::to_string(e.status); }
+}
+std::string of_range(const std::string& range) { return selected({("Range: " + range).c_str()}); }
+const std::string tag = "\"1000000000-5-1000\"", day = "Sun, 09 Sep 2001 01:46:40 GMT",
+                  before = "Sun, 09 Sep 2001 01:46:39 GMT", after = "Sun, 09 Sep 2001 01:46:41 GMT";
+
+}  // namespace
+
+TEST_CASE("a range of a file") {
+    CHECK(selected({}) == "200 0 1000");
+    CHECK(of_range("bytes=0-0") == "206 0 1 0-0/1000\r\n");
+    CHECK(of_range("Bytes=4-4") == "206 4 5 4-4/1000\r\n");
+    CHECK(of_range("bytes=0-999") == "206 0 1000 0-999/1000\r\n");
+    CHECK(of_range("bytes=10-5000") == "206 10 1000 10-999/1000\r\n");
+    CHECK(of_range("bytes=999-") == "206 999 1000 999-999/1000\r\n");
+    CHECK(of_range("bytes=-1") == "206 999 1000 999-999/1000\r\n");
+    CHECK(of_range("bytes=-5000") == "206 0 1000 0-999/1000\r\n");
+    CHECK(of_range("bytes=999999999999999999-") == "416 1000 1000 */1000\r\n");
+    for (const char* none : {"bytes=1000-", "bytes=1000-1000", "bytes=-0"})
+        CHECK_MESSAGE(of_range(none) == "416 1000 1000 */1000\r\n", none);
+    for (const char* wrong : {"bytes=5-4", "bytes=", "bytes=-", "bytes", "bytes=5", "bytes=10",
+             "lines=1-2", "bytes=1-2,4-5", "bytes=1-,", "bytes=a-", "bytes=1-b", "bytes=--1",
+             "bytes=+1-2", "bytes=1--2", "bytes =1-2", "bytes= 1-2", "1-2", "",
+             "bytes=1000000000000000000-", "bytes=0-1000000000000000000"})
+        CHECK_MESSAGE(of_range(wrong) == "200 0 1000", wrong);
+    CHECK(selected({"Range: bytes=1-2"}, "HEAD") == "200 0 1000");
+    struct stat nothing {};
+    http1::head request;
+    request.take_request("GET / HTTP/1.1");
+    request.take_field("Range: bytes=-5");
+    CHECK(http1::select(request, nothing, "").status == 200);
+    request.fields.clear();
+    request.take_field("Range: bytes=0-");
+    CHECK(http1::select(request, nothing, "").status == 416);
+}
+
+TEST_CASE("conditions, and their order") {
+    const auto one = [](const std::string& line) { return selected({line.c_str()}); };
+    const auto two = [](const std::string& a, const std::string& b) {
+        return selected({a.c_str(), b.c_str()});
+    };
+    const std::string whole = "200 0 1000", none = "304 0 0", part = "206 1 3 1-2/1000\r\n";
+    for (const std::string& tags : {tag, "W/" + tag, std::string("*"), "\"a\" , W/\"b\"," + tag})
+        CHECK_MESSAGE(one("If-None-Match: " + tags) == none, tags);
+    for (const char* tags : {"\"a\"", "", ",", "W/", "1000000000-5-1000"})
+        CHECK_MESSAGE(one(std::string("If-None-Match: ") + tags) == whole, tags);
+    for (const std::string& tags : {tag, std::string("*"), "\"a\", " + tag})
+        CHECK_MESSAGE(one("If-Match: " + tags) == whole, tags);
+    for (const std::string& tags : {"W/" + tag, std::string("\"a\""), std::string()})
+        CHECK_MESSAGE(one("If-Match: " + tags) == "412", tags);
+    CHECK(one("If-Modified-Since: " + day) == none);
+    CHECK(one("If-Modified-Since: " + after) == none);
+    CHECK(one("If-Modified-Since: " + before) == whole);
+    CHECK(one("If-Modified-Since: " + after + " or so") == whole);
+    CHECK(one("If-Modified-Since: Sunday, 09-Sep-01 01:46:41 GMT") == whole);
+    CHECK(one("If-Unmodified-Since: " + day) == whole);
+    CHECK(one("If-Unmodified-Since: " + before) == "412");
+    CHECK(two("If-Match: " + tag, "If-Unmodified-Since: " + before) == whole);
+    CHECK(two("If-Match: \"a\"", "If-Unmodified-Since: " + day) == "412");
+    CHECK(two("If-None-Match: \"a\"", "If-Modified-Since: " + day) == whole);
+    CHECK(two("If-None-Match: " + tag, "Range: bytes=1-2") == none);
+    CHECK(two("If-Match: \"a\"", "If-None-Match: " + tag) == "412");
+    CHECK(two("If-Range: " + tag, "Range: bytes=1-2") == part);
+    CHECK(two("If-Range: " + day, "Range: bytes=1-2") == part);
+    for (const std::string& other : {"W/" + tag, before, after, std::string("*")})
+        CHECK_MESSAGE(two("If-Range: " + other, "Range: bytes=1-2") == whole, other);
+}
+
+TEST_CASE("the head of an answer") {
+    http1::answer a;
+    a.fields = "A: b\r\n";
+    const auto lines_of = [&](std::int64_t length, bool keeps) {
+        const std::string head = http1::head_of(a, length, keeps);
+        const std::size_t date = head.find("Date: "), end = head.find("\r\n", date);
+        CHECK(end - date == 35);  // Date: Sun, 09 Sep 2001 01:46:40 GMT
+        return head.substr(0, date) + head.substr(end + 2);
+    };
+    CHECK(lines_of(7, true)
+        == "HTTP/1.1 200 \r\nConnection: keep-alive\r\nA: b\r\nContent-Length: 7\r\n\r\n");
+    a.status = 304;
+    CHECK(lines_of(0, false) == "HTTP/1.1 304 \r\nConnection: close\r\nA: b\r\n\r\n");
+    a.status = 405;
+    CHECK(support::contains(lines_of(4, false), "\r\nAllow: GET, HEAD\r\n"));
+    const std::pair<int, int> errors[] = {{EACCES, 403}, {EMFILE, 503}, {ENFILE, 503},
+        {ENOMEM, 503}, {EAGAIN, 503}, {ENOENT, 404}, {EXDEV, 404}, {ELOOP, 404}};
+    for (const auto& [error, status] : errors)
+        CHECK(http1::status_of(std::error_code(error, std::system_category())) == status);
+}

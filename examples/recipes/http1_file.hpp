@@ -52,8 +52,8 @@ inline bool lists(std::string_view tags, std::string_view tag, bool weak) {
 // One range of bytes: first-last, first- or -n. Anything else counts as not there.
 inline void take_range(std::string_view range, answer& a) {
     const std::int64_t size = a.end;
-    if (!same(cut(range, '='), "bytes") || range.size() < 2 || range.find(',') != range.npos)
-        return;
+    if (!same(cut(range, '='), "bytes") || range.size() < 2) return;
+    if (range.find('-') == range.npos || range.find(',') != range.npos) return;
     const auto first = cut(range, '-');
     const auto n = range.empty() ? size : number(range, 18);
     const auto begin = first.empty() ? size - std::min(n, size) : number(first, 18);
