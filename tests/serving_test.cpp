@@ -421,3 +421,15 @@ TEST_CASE("the head of an answer") {
     for (const auto& [error, status] : errors)
         CHECK(http1::status_of(std::error_code(error, std::system_category())) == status);
 }
+
+TEST_CASE("a file of a time that no calendar has is served like any other") {
+    http1::head request;
+    request.take_request("GET / HTTP/1.1");
+    struct stat file {};
+    for (const std::int64_t time : {INT64_MAX, INT64_MIN}) {
+        file.st_mtim = {time, 0};
+        const auto a = http1::select(request, file, "");
+        CHECK(a.status == 200);
+        CHECK(support::contains(a.fields, "Last-Modified: Thu, 01 Jan 1970 00:00:00 GMT\r\n"));
+    }
+}

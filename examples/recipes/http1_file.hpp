@@ -26,10 +26,12 @@ struct answer {
 };
 
 inline constexpr const char* date_format = "%a, %d %b %Y %H:%M:%S GMT";
+// A file may be of a time that is in no calendar, after billions of years: that is told as 1970.
 inline std::string date(std::time_t t) {
     char text[64];
     std::tm parts;
-    return {text, std::strftime(text, sizeof text, date_format, gmtime_r(&t, &parts))};
+    if (!::gmtime_r(&t, &parts)) return date(0);
+    return {text, std::strftime(text, sizeof text, date_format, &parts)};
 }
 
 // The time that a field tells, if it is there and does: in the form that is written today; the two of
