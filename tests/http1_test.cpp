@@ -83,6 +83,7 @@ TEST_CASE("chunks") {
         == all + "abcabcdefghijklmnopqrstuvwxyz; 1 unread");
     CHECK(request(head + "2\r\n\r\n\r\n0\r\nContent-Length: 7\r\nB: c\r\n\r\n")
         == all + "\r\n; 0 unread");
+    CHECK(request(head + "0\r\nConnection: close\r\n\r\n") == all + "; 0 unread");
     CHECK(request(head + "3\r\nabcd\r\n") == "400 a chunk is longer than it says");
     CHECK(request(head + "3\r\nabc\r\r").starts_with("400 CR or LF"));
     CHECK(request(head + "3\r\nabc4\r\n") == "400 a chunk is longer than it says");

@@ -101,10 +101,10 @@ private:
             require(line.empty(), "a chunk is longer than it says");
             state = chunk_size;
         } else if (!line.empty()) {
+            const bool closed = closes;
             take_field(line);
-            if (state == trailers) fields.pop_back();  // too late to count
-        } else if (state == trailers) state = ended;
-        else begin_body();
+            if (state == trailers) fields.pop_back(), closes = closed;  // too late to count
+        } else state == trailers ? void(state = ended) : begin_body();
     }
     void begin_body() {
         check(what == request);
