@@ -53,13 +53,18 @@ struct url {
         const std::string scheme = secure ? "https:" : "http:";
         const std::string_view path = std::string_view(target).substr(0, target.find('?'));
         const std::size_t colon = reference.find(':');
-        if (colon < reference.find_first_of("/?#")) return url(reference);
-        if (reference.starts_with("//")) return url(scheme + std::string(reference));
+        if (colon < reference.find_first_of("/?#")) return dotless(std::string(reference));
+        if (reference.starts_with("//")) return dotless(scheme + std::string(reference));
         std::string to(reference.substr(0, reference.find('#')));
         if (to.empty()) to = target;
         else if (to[0] == '?') to.insert(0, path);
         else if (to[0] != '/') to.insert(0, path.substr(0, path.rfind('/') + 1));
-        return url(scheme + "//" + authority() + without_dots(to));
+        return dotless(scheme + "//" + authority() + to);
+    }
+    static url dotless(const std::string& text) {
+        url u(text);
+        u.target = without_dots(u.target);
+        return u;
     }
     static std::string coded(std::string_view text) {
         static constexpr char digits[] = "0123456789ABCDEF";
