@@ -214,6 +214,26 @@ TEST_CASE("a tracer inside a running task, and after another one") {
     CHECK(of_kind(parser(second.read()).events(), "B").size() >= 2);
 }
 
+TEST_CASE(
+    "a tracer that is made in the midst of a run, where there were hooks, tells runs from waits") {
+    const scratch_file file;
+    executor ex;
+    int runs = 0;
+    ex.hooks.context = &runs;
+    ex.hooks.before_run = [](void* n, const ringlet::job_info&) { ++*static_cast<int*>(n); };
+    auto root = [&]() -> task<> {
+        const tracer trace(ex, file.name);
+        co_await yield_now();
+        co_await yield_now();
+    };
+    ex.run(root());
+    CHECK(runs == 1);  // the others were the tracer's
+    std::string kinds;
+    for (const event& e : of_kind(parser(file.read()).events(), "B"))
+        kinds += e.at("name").substr(0, e.at("name").find(' ')) + " ";
+    CHECK(kinds == "run wait run wait run ");
+}
+
 TEST_CASE("a run longer than the limit is told, with where; shorter ones are not") {
     const scratch_file file, said;
     std::FILE* const warnings = std::fopen(said.name.c_str(), "w");

@@ -45,8 +45,8 @@ public:
         if (!out) throw std::system_error(errno, std::generic_category(), "trace " + file);
         std::fputs("[\n{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\"}", out);
         ex.hooks = {this, [](void* t, const job_info& j) { self(t).track_of(j); },
-            [](void* t, const job_info& j) { self(t).turns(j, "wait"); },
-            [](void* t, const job_info& j) { self(t).turns(j, "run"); },
+            [](void* t, const job_info& j) { self(t).turns(j, true); },
+            [](void* t, const job_info& j) { self(t).turns(j, false); },
             [](void* t, const job_info& j) { self(t).tracks.erase(j.id); }};
     }
     tracer(tracer&&) = delete;
@@ -89,16 +89,17 @@ private:
         std::fprintf(out, form, t.number, text(j.spawned).c_str());
         return t;
     }
-    // From a wait to a run, or from a run to a wait.
-    void turns(const job_info& j, const char* what) {
+    // From a wait to a run, or from a run to a wait. Of the run in which a tracer is made inside a
+    // task, where there were hooks before, only the end is seen.
+    void turns(const job_info& j, bool runs) {
         track& t = track_of(j);
         const double time = now(), lasted = time - t.since;
-        slice(t, what, time);
-        if (t.runs && stall > 0 && lasted > stall)
+        slice(t, runs ? "wait" : "run", time);
+        if (t.runs && !runs && stall > 0 && lasted > stall)
             std::fprintf(warnings, "ringlet: a run of %.1f ms, from %s to %s, of the task at %s\n",
                 lasted / 1e3, text(t.place).c_str(), text(j.where).c_str(),
                 text(j.spawned).c_str());
-        t.runs = !t.runs, t.since = time, t.place = j.where;
+        t.runs = runs, t.since = time, t.place = j.where;
     }
     // A begin and an end, which are the same number where two slices meet: of a slice with a length
     // viewers add it up, and by its rounding take one slice to lie in the other.
