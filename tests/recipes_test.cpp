@@ -980,6 +980,22 @@ TEST_CASE("interval: periods that are none, odd or too long") {
     block_on(root());
 }
 
+TEST_CASE("interval: no tick comes behind the end of time") {
+    for (const missed policy : {missed::burst, missed::delay, missed::skip}) {
+        const virtual_time clock;
+        auto root = [&]() -> task<> {
+            interval centuries(std::chrono::hours::max(), policy);
+            for (int i = 0; i < 2; ++i) co_await centuries.next();
+            const auto third = co_await ringlet::try_timeout(24h, centuries.next());
+            CHECK_FALSE(third.has_value());
+            interval late(std::chrono::hours::max(), policy);
+            const auto first = co_await ringlet::try_timeout(24h, late.next());
+            CHECK_FALSE(first.has_value());
+        };
+        block_on(root());
+    }
+}
+
 TEST_CASE("interval: never early by the real clock, the first tick a period after the beginning") {
     auto root = []() -> task<> {
         const auto start = std::chrono::steady_clock::now();

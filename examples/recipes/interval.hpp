@@ -45,18 +45,22 @@ public:
             throw std::invalid_argument("ringlet::interval: the period must be more than zero");
         const std::chrono::duration<long double> seconds = each;  // which can hold all of them
         period = seconds < century ? std::chrono::ceil<std::chrono::nanoseconds>(each) : century;
-        due = virtual_time::now() + period;
+        due = after(virtual_time::now());
     }
     // Waits for the next tick, and gives the time when it was due.
     template <class = void> task<time_point> next() {
         co_await sleep_until(due);
         const time_point now = virtual_time::now(), tick = due;
-        due = (policy == missed::delay ? now : tick) + period;
+        due = policy == missed::delay ? now : tick;
         if (policy == missed::skip) due += (now - tick) / period * period;
+        due = after(due);
         co_return tick;
     }
 
 private:
+    // A period behind t; behind the end of all time there is no tick.
+    time_point after(time_point t) const { return t + std::min(period, time_point::max() - t); }
+
     missed policy;
     std::chrono::nanoseconds period;
     time_point due;
