@@ -90,7 +90,7 @@ private:
         });
         left += count, freed.try_send(true);
     }
-    std::byte* taken(unsigned number) { return --left, &memory[number * unsigned(size)]; }
+    std::byte* taken(unsigned number) { return --left, memory.get() + std::int64_t(number) * size; }
     // That of the running executor. Throws if there is none, or the kernel has refused a buffer.
     static buffer_ring& known() {
         if (!here || &here->in != &reactor::here())
