@@ -126,6 +126,31 @@ TEST_CASE("standard signals that wait are one, real-time signals are as many as 
     block_on(root());
 }
 
+TEST_CASE(
+    "the mask: a signal is an object's own as long as it lives, and the program's afterwards") {
+    const as_before checks;
+    const auto childs = [](int s) {
+        const sigset_t mask = signals::children_mask();
+        return sigismember(&mask, s) == 1;
+    };
+    sigset_t mine{}, before;
+    sigaddset(&mine, SIGHUP);  // the first of all numbers
+    {
+        const signals one({SIGHUP});
+        CHECK(blocked(SIGHUP));
+        CHECK_FALSE(childs(SIGHUP));
+    }
+    CHECK_FALSE(blocked(SIGHUP));
+    pthread_sigmask(SIG_BLOCK, &mine, &before);
+    {
+        const signals two({SIGHUP});
+        CHECK(childs(SIGHUP));
+    }
+    CHECK(blocked(SIGHUP));
+    CHECK(childs(SIGHUP));
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
 TEST_CASE("the mask: shared signals, any order of destruction, and what was blocked before") {
     const as_before checks;
     sigset_t mine{}, before;
