@@ -234,6 +234,20 @@ TEST_CASE(
     CHECK(kinds == "run wait run wait run ");
 }
 
+TEST_CASE("a task that has not run yet waits, and nothing is said of a file that is good") {
+    const scratch_file file, said;
+    std::FILE* const warnings = std::fopen(said.name.c_str(), "w");
+    executor ex;
+    tracer trace(ex, file.name, 0ms, warnings);
+    const auto handle = ex.spawn(child(0));
+    trace.close();
+    std::fclose(warnings);
+    CHECK(said.read().empty());
+    const auto slices = of_kind(parser(file.read()).events(), "B");
+    REQUIRE(slices.size() == 1);
+    CHECK(slices[0].at("name").starts_with("wait "));
+}
+
 TEST_CASE("a run longer than the limit is told, with where; shorter ones are not") {
     const scratch_file file, said;
     std::FILE* const warnings = std::fopen(said.name.c_str(), "w");
