@@ -427,7 +427,7 @@ template <class... X> auto each(std::tuple<X...>& all, auto f) {
 }
 template <class X> auto each(std::vector<X>& all, auto f) {
     using Y = decltype(f(all[0]));
-    std::vector<typename result<Y>::place> out;
+    std::vector<typename result<Y>::slot> out;
     for (auto& x : all)
         if constexpr (std::is_reference_v<Y>) out.push_back(std::addressof(f(x)));
         else out.push_back(f(x));

@@ -555,9 +555,9 @@ private:
 // Where the outcome of a task lands: nothing yet, a value, or an exception. It lies with whoever
 // waits for it, so that no frame is kept for the sake of its result.
 template <class T> struct result {
-    using place = std::conditional_t<std::is_reference_v<T>, std::remove_reference_t<T>*, T>;
+    using slot = std::conditional_t<std::is_reference_v<T>, std::add_pointer_t<T>, std::decay_t<T>>;
     std::exception_ptr error;
-    std::optional<std::conditional_t<std::is_void_v<T>, nothing, place>> value;
+    std::optional<std::conditional_t<std::is_void_v<T>, nothing, slot>> value;
     static_assert(alignof(decltype(value)) <= 16,
         "ringlet: no compiler aligns a coroutine's frame beyond 16 bytes; give a std::unique_ptr");
 

@@ -2696,6 +2696,31 @@ TEST_CASE("a task of a constant") {
     block_on(root());
 }
 
+TEST_CASE("constants of a class: in a list, and where they can only be moved") {
+    const auto name = []() -> task<const std::string> { co_return "name"; };
+    const auto owner = []() -> task<const std::unique_ptr<int>> {
+        co_return std::make_unique<int>(5);
+    };
+    auto root = [&]() -> task<> {
+        std::vector<task<const std::string>> all, some;
+        all.push_back(name());
+        all.push_back(name());
+        some.push_back(name());
+        const auto names = co_await when_all(std::move(all));
+        CHECK(names.size() == 2);
+        CHECK(names.back() == "name");
+        const auto first = co_await when_any(std::move(some));
+        CHECK(first.front() == "name");
+        const auto called = co_await owner();
+        auto handle = spawn(owner());
+        const auto joined = co_await std::move(handle);
+        const auto shielded = co_await shield(owner());
+        const auto timed = co_await timeout(1h, owner());
+        CHECK(*called + *joined + *shielded + *timed == 20);
+    };
+    block_on(root());
+}
+
 TEST_CASE("no line of a dump is of this library, however deep the waits lie in each other") {
     stopwatch time;
     gate g;
