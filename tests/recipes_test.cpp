@@ -1291,6 +1291,46 @@ TEST_CASE("accept_many: without descriptors it pauses, and goes on when there ar
     block_on(root());
 }
 
+TEST_CASE("accept_many: errors that pass are none, some of them after a pause") {
+    const auto answer = [](io_uring_sqe* s) {
+        s->opcode = IORING_OP_NOP;
+        s->rw_flags = 1;  // IORING_NOP_INJECT_RESULT
+        s->len = 77;
+    };
+    const bool can = block_on(ringlet::io::op(answer)) == 77;
+    if (!can) MESSAGE("this kernel injects no results");
+    if (!can) return;
+    static int injected = 0;
+    const auto inject = [](io_uring_sqe* s) {
+        if (s->opcode != IORING_OP_ACCEPT || injected == 0) return;
+        *s = {};
+        s->opcode = IORING_OP_NOP;
+        s->rw_flags = 1;  // IORING_NOP_INJECT_RESULT
+        s->len = static_cast<unsigned>(-std::exchange(injected, 0));
+    };
+    const std::pair<int, std::chrono::milliseconds> pauses[] = {{EMFILE, 10ms}, {ENFILE, 10ms},
+        {ENOBUFS, 10ms}, {ENOMEM, 10ms}, {ECONNABORTED, 0ms}, {EINTR, 0ms}, {EAGAIN, 0ms}};
+    const nothing_left checks;
+    server s;
+    for (const auto& [error, pause] : pauses) {
+        CAPTURE(error);
+        s.connect(1);
+        const virtual_time clock;
+        const auto start = virtual_time::now();
+        auto root = [&]() -> task<> {
+            accept_many clients(s.fd);
+            const unique_fd fd = co_await clients.next();
+            CHECK(static_cast<bool>(fd));
+            CHECK((virtual_time::now() == start + pause));
+        };
+        injected = error;
+        ringlet::reactor::on_submit = inject;
+        block_on(root());
+        ringlet::reactor::on_submit = nullptr;
+        CHECK(injected == 0);
+    }
+}
+
 TEST_CASE("accept_many: an error that stays is an exception") {
     const nothing_left checks;
     const unique_fd event = new_event();
