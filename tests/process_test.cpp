@@ -120,6 +120,8 @@ TEST_CASE("a megabyte through a filter, both ways at once") {
 
 TEST_CASE("the program has three descriptors of this one's, the old mask, and SIGPIPE as usual") {
     const nothing_left checks;
+    int plain[2];  // not close-on-exec, and the first is number 3 as a rule
+    REQUIRE(::pipe(plain) == 0);
     const ringlet::signals blocks({SIGINT, SIGUSR1});
     sigset_t mine{}, before;
     sigaddset(&mine, SIGUSR2);
@@ -137,8 +139,6 @@ TEST_CASE("the program has three descriptors of this one's, the old mask, and SI
         process list({"ls", "/proc/self/fd"}, stdio::null, stdio::pipe, stdio::null, true);
         co_return co_await read_all(list.out);
     };
-    int plain[2];  // not close-on-exec
-    REQUIRE(::pipe(plain) == 0);
     const unique_fd closes(::fcntl(plain[0], F_DUPFD_CLOEXEC, 200));
     const outcome o = block_on(root());
     const std::string kept = block_on(keeping());
