@@ -31,14 +31,16 @@
 //     (1) unblock           (2) helpers::serve             (3) send_out
 //     posted, poll begun --> a helper runs it, writes ----> the poll is over: result or exception
 //
-//     (1) The task that waits is shielded, and its frame, with the callable, the result and the
-//     eventfd, stays until (3), even if the executor ends: a call cannot be interrupted.
+//     (1) Before it there may be a wait for a thread, which a cancel ends. From here on the task is
+//     shielded, and its frame, with the callable, the result and the eventfd, stays until (3), even
+//     if the executor ends: a call cannot be interrupted.
 //
 // Under valgrind 3.19 a program with threads beside a ring hangs, since valgrind keeps its lock while
 // io_uring_enter waits; 3.24 lets go of it.
 #pragma once
 
 #include <ringlet/reactor.hpp>
+#include <ringlet/recipes/mutex.hpp>
 
 #include <sys/eventfd.h>
 
@@ -49,7 +51,8 @@
 
 namespace ringlet {
 
-// How many helper threads an executor starts at most: one for each call, until there are so many.
+// How many helper threads an executor starts at most: a call for which none is idle starts one, or
+// waits. It counts what is set at the executor's first call.
 inline std::atomic<unsigned> unblock_threads = 4;
 
 namespace detail {
@@ -70,16 +73,18 @@ struct wake_line {
 template <class Line> task<> listen(std::shared_ptr<Line> line, waker whose) {
     for (eventfd_t count, news = 0; news < Line::left;) {
         co_await io::read(line->event, std::as_writable_bytes(std::span(&count, 1)));
-        news = line->news.exchange(0);
-        if (news & Line::woken) whose.wake();
+        if (news = line->news.exchange(0); news & Line::woken) whose.wake();
     }
 }
 
-// The helper threads of an executor, and the calls that wait for one. Whoever waits for a call
-// keeps them, and a task that ends with the executor: they are joined there, the last call done.
+// The helper threads of an executor, and the calls that they are about to take, no more than there
+// may be threads: the others wait in their tasks, for `room`, where they can be cancelled (names
+// whose server does not answer would hold up the program's end for minutes). Whoever waits for a
+// call keeps them, and a task that ends with the executor: they are joined there, the last call done.
 // So an executor is not empty() again after its first call. (And a forked child must not leave the
 // executor: it would wait for threads that it does not have. It ends by exec, or _exit.)
 struct helpers {
+    semaphore room{std::max(1u, unblock_threads.load())};  // of a call that runs
     std::mutex mutex;
     std::condition_variable_any news;
     std::list<std::packaged_task<void()>> calls;
@@ -87,16 +92,14 @@ struct helpers {
 
     void post(auto call) {
         const std::lock_guard lock(mutex);
-        if (threads.empty() || threads.size() < unblock_threads)
-            threads.emplace_back([this](std::stop_token stop) { serve(stop); });
-        calls.emplace_back(std::move(call));
-        news.notify_one();
+        if (threads.size() <= executor::here().outside)  // all are at work
+            threads.emplace_back([this](auto stop) { serve(stop); });
+        calls.emplace_back(std::move(call)), news.notify_one(), ++executor::here().outside;
     }
     void serve(std::stop_token stop) {
         for (std::unique_lock lock(mutex); news.wait(lock, stop, [&] { return !calls.empty(); });) {
             auto call = std::move(calls.front());
-            calls.pop_front();
-            lock.unlock(), call(), lock.lock();
+            calls.pop_front(), lock.unlock(), call(), lock.lock();
         }
     }
 };
@@ -105,25 +108,22 @@ template <class T> task<> keep(std::shared_ptr<T>) { co_await channel<bool>(0).r
 // What they are found by is never destroyed: an executor that is static, or a thread's, may end later
 // than anything else.
 inline std::shared_ptr<helpers> helpers_here() {
-    static auto& [mutex,
-        known] = *new std::pair<std::mutex, std::map<executor*, std::weak_ptr<helpers>>>;
-    const std::lock_guard lock(mutex);
-    auto its = known[executor::current()].lock();
+    static auto& [m, all] = *new std::pair<std::mutex, std::map<executor*, std::weak_ptr<helpers>>>;
+    const std::lock_guard lock(m);
+    auto its = all[executor::current()].lock();
     if (!its) spawn(keep(its = std::make_shared<helpers>())).detach();
-    return known[executor::current()] = its, its;
+    return all[executor::current()] = its, its;
 }
 
 // Once the call is posted nothing may end this frame before the call: hence the shield around it,
 // and hence room for the request is made before, so that the await cannot throw.
-template <class F> task<std::invoke_result_t<F&>> send_out(F f) {
+template <class F> task<std::invoke_result_t<F&>> send_out(helpers& by, F f) {
     std::packaged_task<std::invoke_result_t<F&>()> call(std::move(f));
-    const auto by = helpers_here();
     const unique_fd event = new_event();
     reactor::here().make_room();
-    by->post([&call, fd = event.get()] { call(), eventfd_write(fd, 1); });
-    ++executor::current()->outside;
+    by.post([&call, fd = event.get()] { call(), eventfd_write(fd, 1); });
     for (int ended = 0; ended <= 0;) ended = co_await io::poll(event, POLLIN).result();
-    --executor::current()->outside;
+    --executor::here().outside;
     co_return call.get_future().get();
 }
 
@@ -147,10 +147,13 @@ public:
 };
 
 // Runs f on a helper thread, and gives its result or rethrows its exception; the loop goes on
-// meanwhile, virtual time does not. If the awaiting job is cancelled its frame stays until the call
-// has ended, so f may refer to it. Throws std::system_error, f not called, where there is no thread, no
-// descriptor or no ring to be had: each call has an eventfd, also while it waits for one of the
-// threads; thousands at once go by a semaphore (recipes/mutex.hpp).
-template <class F> auto unblock(F f) { return shield(detail::send_out(std::move(f))); }
+// meanwhile, virtual time does not. If the awaiting job is cancelled before a thread takes the call,
+// f is not called; else its frame stays until the call has ended, so f may refer to it. Throws
+// std::system_error, f not called, where there is no thread, no descriptor or no ring to be had.
+template <class F> task<std::invoke_result_t<F&>> unblock(F f) {
+    const auto by = detail::helpers_here();
+    const auto turn = co_await by->room.acquire();
+    co_return co_await shield(detail::send_out(*by, std::move(f)));
+}
 
 }  // namespace ringlet
