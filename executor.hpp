@@ -165,7 +165,8 @@ public:
     // Runs one job, if one is runnable or becomes so without blocking, and says whether. For the
     // loops of others: a program that has one already, a game or a window system, calls this from
     // there until it says false, and then sleeps in its own way: with poll(), say, on the
-    // descriptor of the reactor (`io`), and until the earliest deadline of the timers (`clock`);
+    // descriptor of a reactor that it has put into `io` for this (see reactor::descriptor), and
+    // until the earliest deadline of the timers (`clock`);
     // tests/consumer/poll_loop.cpp does; and a few milliseconds at most while a cancelled operation
     // has not ended, which may have to be asked again. A virtual clock does not jump here. The
     // exception of a detached task leaves here; throws std::logic_error in a task of this executor.

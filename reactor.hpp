@@ -195,7 +195,16 @@ public:
         while (home != mark || !has_room()) [[unlikely]] flush();
     }
     // Readable when completions have come, for a poll loop that calls executor::try_tick then.
-    int descriptor() const { return ring.ring_fd; }
+    // Work that the kernel defers (DEFER_TASKRUN) wakes nobody who sleeps on it: so a program with
+    // such a loop makes a ring without that before the executor's first operation,
+    //     ex.io = std::make_unique<reactor>(reactor::options(64, IORING_SETUP_COOP_TASKRUN));
+    // or, before Linux 5.19, with IORING_SETUP_CLAMP alone. (epoll_wait gives EINTR now and then,
+    // as the kernel does its work.) Throws std::logic_error where the ring is another.
+    int descriptor() const {
+        if (~ring.flags & IORING_SETUP_DEFER_TASKRUN) return ring.ring_fd;
+        throw std::logic_error("ringlet: this ring does not wake a poll loop; give executor::io a "
+                               "reactor with IORING_SETUP_COOP_TASKRUN before the first operation");
+    }
     bool has_room() const { return unsubmitted() < ring.sq.ring_entries; }
     // Writes a request: fill(io_uring_sqe*) sets all but its user_data. It goes to the kernel with
     // the next look. Into a copy first: a fill may throw, or submit or cancel something itself. One

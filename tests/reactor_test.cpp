@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -1104,6 +1105,54 @@ TEST_CASE("a loop of the program's own drives it with try_tick") {
     while (!h.done() && ++ticks < 1'000'000) ex.try_tick();
     CHECK(h.done());
     CHECK_FALSE(ex.try_tick());
+}
+
+TEST_CASE("a loop of the program's own that sleeps on the ring is woken by what comes") {
+    for (const unsigned flags :
+        {unsigned{IORING_SETUP_COOP_TASKRUN}, unsigned{IORING_SETUP_CLAMP}}) {
+        const tube t;
+        const unique_fd event(::eventfd(0, EFD_CLOEXEC)), sleeper(::epoll_create1(EPOLL_CLOEXEC));
+        executor ex;
+        ex.io = std::make_unique<reactor>(reactor::options(64, flags));
+        const int ring = static_cast<reactor&>(*ex.io).descriptor();
+        const auto drain = [&] {
+            int runs = 0;
+            while (ex.try_tick()) ++runs;
+            return runs;
+        };
+        const auto told = [&] {  // epoll knows only what it was told of
+            epoll_event e{};
+            return ::epoll_wait(sleeper, &e, 1, 0);
+        };
+        auto reads = [&]() -> task<> {
+            bytes<8> number;
+            for (int i = 0; i < 3; ++i) {
+                co_await read_some(t.out);
+                co_await io::read(event, number);  // which unblock waits for, say
+            }
+        };
+        auto h = ex.spawn(reads());
+        CHECK(drain() == 1);
+        epoll_event wanted{};
+        wanted.events = EPOLLIN;
+        CHECK(::epoll_ctl(sleeper, EPOLL_CTL_ADD, ring, &wanted) == 0);
+        for (int i = 0; i < 6; ++i) {
+            CHECK(told() == 0);
+            i % 2 ? void(::eventfd_write(event, 1)) : t.put("x");
+            CHECK(told() == 1);
+            CHECK(drain() == 1);
+        }
+        CHECK(told() == 0);
+        CHECK(h.done());
+    }
+}
+
+TEST_CASE("a ring that would let a loop of the program's own sleep too long says so") {
+    constexpr unsigned defers = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
+    const reactor ring(reactor::options(8, defers));
+    CHECK_THROWS_AS(ring.descriptor(), std::logic_error);
+    const reactor other(reactor::options(8, IORING_SETUP_COOP_TASKRUN));
+    CHECK(is_open(other.descriptor()));
 }
 
 TEST_CASE("each thread has its own") {
@@ -2813,7 +2862,12 @@ TEST_CASE("the ring takes the place of no standard descriptor that is closed") {
         must(r == -EBADF);
         const int w = co_await io::write(2, buffer).result();
         must(w == -EBADF);
-        must(closes_on_exec(reactor::here().descriptor()));
+        int rings = 0;
+        for (const auto& open : std::filesystem::directory_iterator("/proc/self/fd")) {
+            if (!has(std::filesystem::read_symlink(open).string(), "[io_uring]")) continue;
+            must(++rings == 1 && closes_on_exec(std::stoi(open.path().filename())));
+        }
+        must(rings == 1);
     };
     for (const int first : {0, 1, 2})
         CHECK(in_child([&] {

@@ -33,18 +33,20 @@ int main() {
     if (::pipe(ends)) return 1;
     const ringlet::unique_fd out(ends[0]), in(ends[1]);
     ringlet::executor ex;
+    auto ring = std::make_unique<ringlet::reactor>(ringlet::reactor::options(64, IORING_SETUP_COOP_TASKRUN));
+    const int wakes_us = ring->descriptor();
+    ex.io = std::move(ring);
     auto sum = ex.spawn(reads_and_sleeps(out));
     int wakes = 0, sent = 0;
     while (!sum.done() && wakes < 1000) {
         while (ex.try_tick()) {}
         if (sum.done()) break;
         // The loop's own work: a byte, whenever the pipe is empty.
-        pollfd mine[2] = {{out, POLLIN, 0}, {-1, POLLIN, 0}};
+        pollfd mine[2] = {{out, POLLIN, 0}, {wakes_us, POLLIN, 0}};
         if (::poll(mine, 1, 0) == 0 && sent < 4) {
             const char byte = static_cast<char>(9 + sent++);
             if (::write(in, &byte, 1) != 1) return 1;
         }
-        if (ex.io) mine[1].fd = static_cast<ringlet::reactor&>(*ex.io).descriptor();
         mine[0].fd = -1;  // read by the task
         ::poll(mine, 2, patience(ex));
         ++wakes;
