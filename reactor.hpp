@@ -725,7 +725,8 @@ inline auto sendmsg(int fd, const msghdr* message, unsigned flags = 0) {
     return op<std::size_t>(io_uring_prep_sendmsg, "sendmsg", fd, message, flags | MSG_NOSIGNAL);
 }
 // For descriptors of other libraries, which read and write themselves when it is time.
-// Waits until one of `events` (POLLIN and so on) holds; gives those that do.
+// Waits until one of `events` (POLLIN and so on) holds; gives those that do. Urgent data (POLLPRI)
+// ends the wait only if POLLIN is asked for as well: the kernel wakes nobody for that alone.
 inline auto poll(int fd, unsigned events) { return op(io_uring_prep_poll_add, "poll", fd, events); }
 // Moves at most n bytes from one descriptor to another, one of them a pipe (worker). -1: at the
 // file's position, and for a pipe.

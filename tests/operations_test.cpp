@@ -562,6 +562,26 @@ TEST_CASE("poll: what holds, at once and later") {
     CHECK(block_on(io::poll(t.in, 0)) == POLLERR);
 }
 
+TEST_CASE("poll: urgent data of a connection") {
+    const no_leak here;
+    connection c;
+    auto root = [&]() -> task<> {
+        auto urgent = spawn(io::poll(c.server, POLLIN | POLLPRI));
+        co_await turns(5);
+        CHECK_FALSE(urgent.done());
+        must(::send(c.client, "!", 1, MSG_OOB) == 1);
+        int events = co_await std::move(urgent);
+        CHECK((events & POLLPRI) != 0);
+        std::array<std::byte, 1> mark;
+        std::size_t n = co_await io::recv(c.server, mark, MSG_OOB);
+        CHECK(n == 1);
+        c.client.reset();
+        events = co_await io::poll(c.server, POLLIN | POLLPRI);
+        CHECK((events & POLLIN) != 0);
+    };
+    block_on(root());
+}
+
 TEST_CASE("splice: file to pipe to file, offsets, the end, and what it refuses") {
     const no_leak here;
     const folder dir;
