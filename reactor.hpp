@@ -625,7 +625,8 @@ namespace io {
 // as well: of a span of bytes, where they are, of a unique_fd, its number. If a number or a path
 // comes first, errors name the descriptor that the request has, or, with AT_FDCWD, the path.
 // A link of a chain (IOSQE_IO_LINK) is made without arguments. (No IOSQE_IO_DRAIN: the kernel lets
-// requests to cancel wait for it as well.)
+// requests to cancel wait for it as well. A send without a copy that is cancelled still waits until
+// the peer has taken what was queued of it, or is gone, which a silent one never is.)
 template <class R = int, class... A> auto op(auto fill, const char* name = "io::op", A&&... a) {
     auto with = [fill = std::move(fill), ... its = detail::kept(std::forward<A>(a))](
                     auto use) mutable { return use(fill, its...); };
