@@ -171,7 +171,8 @@ public:
     // be a system call. Each submit asks for less: is `mark` still what it was when this was made?
     [[gnu::noinline]] explicit reactor(options o) {
         [[maybe_unused]] static const int once = pthread_atfork({}, {}, [] { ++forks, mark = 0; });
-        set_up(o);
+        // Behind the end of that ring whose memory the kernel may have given to this one.
+        set_up(o), void(threads.load());
         // Saves looking up the descriptor in each call.
         mode |= io_uring_register_ring_fd(&ring) == 1 ? IORING_ENTER_REGISTERED_RING : 0;
         io_uring_ring_dontfork(&ring);
@@ -185,8 +186,9 @@ public:
             while (counts.in_flight) wait();
         // The ring is registered in the table of the thread that made it, and of no other.
         if (home != mark) ring.int_flags = 0;
-        // In a forked child it is the parent's.
-        forked() ? void(::close(ring.ring_fd)) : io_uring_queue_exit(&ring);
+        // In a forked child it is the parent's. Else the next ring may have its memory, on another
+        // thread: that it comes later only the kernel knows, and `threads` tells ThreadSanitizer.
+        forked() ? void(::close(ring.ring_fd)) : (++threads, io_uring_queue_exit(&ring));
     }
 
     // Makes room for a request, so that submit() has nothing to ask of the kernel. Throws
@@ -412,7 +414,7 @@ private:
     unsigned born = forks;
     // A number of this thread in this process; 0: none yet. So one comparison says that a ring is
     // used where it was made, not on another thread, nor in a forked child. (Not an address of the
-    // thread's: the next thread may have that again.)
+    // thread's: the next thread may have that again. Rings that end use up numbers too.)
     inline static std::atomic<std::uint64_t> threads = 0;
     inline static constinit thread_local std::uint64_t mark = 0;
     const std::uint64_t home = mark = mark ? mark : ++threads;
