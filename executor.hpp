@@ -318,7 +318,7 @@ private:
         stuck->abandon();
     }
     static void list(const detail::ring& jobs, std::string& out, std::size_t depth) {
-        jobs.each<job>([&](const job& j) {
+        const auto line = [&](const job& j) {
             out.append(2 * depth, ' ').append("task spawned at " + detail::text_of(j.origin()));
             if (j.waiting) out += " waits for " + j.waiting->describe();
             else if (j.is(job::suspended)) out += " waits for a waker";
@@ -330,7 +330,8 @@ private:
             }
             out += '\n';
             if (j.children()) list(*j.children(), out, depth + 1);
-        });
+        };
+        for (auto* j = jobs.after; j != &jobs; j = j->after) line(static_cast<const job&>(*j));
     }
     job *first = nullptr, *later = nullptr, **last = &later;
     detail::ring jobs;
@@ -529,7 +530,7 @@ struct channel_closed : std::exception {
 template <class T> class channel {
 public:
     explicit channel(std::size_t n) : capacity(n) {}
-    ~channel() { close(), dismiss<sending>(senders); }
+    ~channel() { close(), detail::ring(std::move(senders)).each<sending>(dismiss); }
 
     // Waits for room. Throws channel_closed. (With g++ 12 no aggregate is made in the call, as in
     // `co_await c.send(message{1, text})`: it would be destroyed twice. Put it in a variable.)
@@ -548,7 +549,7 @@ public:
     // Nothing more can be sent; what was sent before can be received, that of senders that wait now
     // as well: so a receiver that wants no more takes what is left, or destroys the channel.
     // Receivers that wait get nullopt.
-    void close() { closed = true, dismiss<receiving>(receivers); }
+    void close() { closed = true, detail::ring(std::move(receivers)).each<receiving>(dismiss); }
 
 private:
     // A wait in one of the two lines. One that is over at once costs a unit of the job's budget;
@@ -601,13 +602,13 @@ private:
             if (closed || items.size() >= capacity) return false;
             return items.push_back(std::forward<U>(value)), true;
         }
-        receiving& r = first<receiving>(receivers);
+        auto& r = static_cast<receiving&>(*receivers.after);
         r.value.emplace(std::forward<U>(value));
         return r.leave(detail::job::fulfilled), true;
     }
     // The first item. Not inlined: most who come find none.
     [[gnu::noinline]] std::optional<T> take() {
-        if (!senders.empty()) return take_and_move_up(first<sending>(senders));
+        if (!senders.empty()) return take_and_move_up(static_cast<sending&>(*senders.after));
         if (items.empty()) return std::nullopt;
         std::optional<T> value(std::move(items.front()));
         items.pop_front();
@@ -623,11 +624,8 @@ private:
         s.over = 1, s.leave(detail::job::fulfilled);
         return std::move(taken.front());
     }
-    template <class W> static W& first(detail::ring& line) { return static_cast<W&>(*line.after); }
-    template <class W> static void dismiss(detail::ring& line) {
-        detail::ring all(std::move(line));
-        while (!all.empty()) first<W>(all).leave(0);  // which may be the end of the channel
-    }
+    // May run a job on the spot, which may end the channel: so each is called of another ring.
+    static constexpr auto dismiss = [](auto& w) { w.leave(0); };
 
     std::size_t capacity;
     bool closed = false;

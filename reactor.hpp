@@ -344,10 +344,7 @@ private:
         const std::int64_t time = detail::monotonic();
         if (time < again) return again;
         too_early = false;
-        for (detail::ring all(std::move(asked)); !all.empty();) {  // of which any may end meanwhile
-            auto& c = static_cast<completion&>(*all.after);
-            c.unlink(), c.join(asked), cancel(&c);
-        }
+        asked.each<completion>([this](completion& c) { cancel(&c); });
         return again = time + 1'000'000;
     }
     // The requests that the kernel has not taken yet: its own place in the ring after the last call

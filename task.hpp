@@ -232,9 +232,14 @@ struct ring : linked {
     ring() { before = after = this; }
     ring(ring&& r) noexcept { join(r), r.unlink(), r.before = r.after = &r; }  // takes its members
     bool empty() const { return after == this; }
-    // Calls f(member) for each. All must stay meanwhile.
-    template <class Member> void each(auto f) const {
-        for (linked* r = after; r != this; r = r->after) f(static_cast<Member&>(*r));
+    // Calls f(member) for each that is here now. It must not throw. It may end any of them, and
+    // with the last of them the owner of this ring; others may join. So all wait in another ring,
+    // and come back one by one, each before f is called with it: their order stays.
+    template <class Member> void each(auto f) {
+        for (ring all(std::move(*this)); !all.empty();) {
+            Member& first = static_cast<Member&>(*all.after);
+            first.unlink(), first.join(*this), f(first);
+        }
     }
 };
 
@@ -960,6 +965,7 @@ struct [[nodiscard]] group : waits<group> {
     enum policy : std::uint8_t { all, any, shield };
 
     ring members;              // that have not ended
+    int left = 0;              // how many that are
     job* owner = nullptr;      // from start() on
     std::exception_ptr error;  // the first
     const char* name;
@@ -969,12 +975,9 @@ struct [[nodiscard]] group : waits<group> {
 
     group(const char* n, policy p) : name(n), mode(p), missing(p != all) {}
     group(group&&) = default;
-    ~group() {  // of children that never began: (5)
-        while (!members.empty()) {
-            job& j = static_cast<job&>(*members.after);
-            j.group = nullptr, j.watcher = nullptr;
-            j.abandon();
-        }
+    ~group() {                    // of children that never began: (5)
+        while (!members.empty())  // as they go they may add some
+            members.each<job>([](job& j) { j.group = nullptr, j.watcher = nullptr, j.abandon(); });
     }
     // A child. Made in await_ready, if it can be: so what can fail fails before anything runs.
     // Throws std::bad_alloc.
@@ -982,15 +985,15 @@ struct [[nodiscard]] group : waits<group> {
         job& of = owner ? *owner : *job::current;
         owned<T> j(new job_of<T>(frame_of(work).release(), of.by, of.where, &members));
         j->watcher = &of, j->group = this;
-        missing += mode == all;
+        missing += mode == all, ++left;
         return j;
     }
     bool insists() const { return mode == shield; }
     void start(job& of) {
         owner = &of;
-        for_each([this](job& j) { begin(j, owner->where); });
-        if (stopping) for_each([](job& j) { j.cancel(); });
-        if (members.empty() && missing <= 0) owner->spend(), owner->fulfil();  // there were none
+        members.each<job>([this](job& j) { begin(j, owner->where); });
+        if (stopping) members.each<job>([](job& j) { j.cancel(); });
+        if (!left && missing <= 0) owner->spend(), owner->fulfil();  // there were none
     }
     // A child is spawned at `place`, and runnable.
     void begin(job& j, source place) {
@@ -1003,21 +1006,7 @@ struct [[nodiscard]] group : waits<group> {
     // not suspended yet) this is left to it: no walk of the list goes on inside another.
     void stop() noexcept {
         if (std::exchange(stopping, true) || !owner->is(job::suspended)) return;
-        for_each([](job& j) { j.cancel(); });
-    }
-    // Calls f for those that are there now. Where a schedule function runs jobs on the spot, that
-    // may end any of them, and the group: so each goes to the end of the list first, and the next
-    // is the one that is first by then.
-    void for_each(auto f) {
-        job& of = *owner;
-        const waker stays(of, 0);
-        const std::uint64_t run = of.runs;
-        int left = 0;
-        members.each<job>([&](job&) { ++left; });
-        for (; left && of.waiting == this && of.runs == run; --left) {
-            job& j = static_cast<job&>(*members.after);
-            j.unlink(), j.join(members), f(j);
-        }
+        members.each<job>([](job& j) { j.cancel(); });
     }
     // Throws what the owner is to learn when there is no result.
     void check() const {
@@ -1030,7 +1019,7 @@ struct [[nodiscard]] group : waits<group> {
         if (!error) error = e;  // the first is the group's
         if (e) j.lost = true;
         missing -= !j.lost;
-        if (members.empty()) {
+        if (--left == 0) {
             const bool result = missing <= 0 || (error && mode == shield);
             owner->let_go(result ? job::fulfilled : 0);  // which may be the end of this group
         } else if (j.lost || mode == any) stop();
