@@ -191,17 +191,17 @@ template <class T> struct scoped {
 //
 // A job through one wait, say `co_await sleep_for(20ms)`:
 //
-//     run()         resumes the frame at `point`, which comes to the co_await
-//     await_ready() sets the timer (chapter 3 has these names)
-//     suspend()     notes the frame, the place and the wait
-//     run()         returns; the thread is the executor's again, which runs other jobs
-//     let_go()      20 ms later, from the timer: the job is SCHEDULED, and in the executor's queue
-//     run()         resumes the frame after the co_await
+//     run()            resumes the frame at `point`, which comes to the co_await
+//     await_ready()    sets the timer (chapter 3 has these names)
+//     await_suspend()  notes the frame, the place and the wait
+//     run()            returns; the thread is the executor's again, which runs other jobs
+//     let_go()         20 ms later, from the timer: the job is SCHEDULED, in the executor's queue
+//     run()            resumes the frame after the co_await
 //
 // and if it is cancelled during those 20 ms:
 //
-//     cancel()      asks the wait: interrupt() unlinks the timer and says true, so let_go()
-//     run()         destroys the outermost frame, and so all frames inside, instead of resuming
+//     cancel()         asks the wait: interrupt() unlinks the timer and says true, so let_go()
+//     run()            destroys the outermost frame, and so all frames inside, instead of resuming
 //
 // It is destroyed in run(), and not in cancel(), so that destructors do not run on the stack of
 // whoever cancels, who may be in the middle of something, or be a frame of that very job. (A
@@ -393,16 +393,6 @@ struct job : pooled, linked {
         return settle();
     }
 
-    // For awaits: the frame h, at `place`, waits for w from now on (nullptr: for a waker), once
-    // start() has begun the wait. If that wakes the job again, it counts at the end of this run.
-    // `begins` is false where the wait must not begin, since the job is to end here.
-    [[gnu::always_inline]] void suspend(auto h, source place, wait* w, bool begins, auto start) {
-        point = h, where = place, left = budget;
-        if (w) phase = 0;  // who woke the job before this has not ended the wait
-        if (begins) waiting = w, start();
-        if (stopping || !(w || references)) phase |= look;
-        phase |= suspended;
-    }
     // May a wait that is over at once go on without suspending? If not it suspends all the same.
     bool spend() { return --left; }
 
@@ -837,20 +827,26 @@ namespace detail {
 // An awaiter lives in the frame until its await is over: so it is the right place for everything a
 // wait needs, links, a deadline, a buffer's address, and few waits allocate (a group its jobs).
 //
-// An await that is a wait: W::start() begins it. What may fail, or finds that there is nothing to
-// wait for, belongs in await_ready. The place is that of the co_await, where the compiler calls
-// await_suspend and fills in its defaulted argument. (One of await_transform, a function of the
-// promise that may exchange the awaiter, would give it too, at the price of a second awaiter type.)
+// An await that is a wait: W::start() begins it, but not where the job is to end here. If that
+// wakes the job again, it counts at the end of this run. What may fail, or finds that there is
+// nothing to wait for, belongs in await_ready. The place is that of the co_await, where the
+// compiler calls await_suspend and fills in its defaulted argument. (One of await_transform, a
+// function of the promise that may exchange the awaiter, would give it too, at the price of a
+// second awaiter type.)
 template <class W, class Base = wait> struct waits : Base {
     wait* what() { return this; }           // that the job waits for; nullptr: for a waker
     bool insists() const { return false; }  // begins even where the job is to stop
     void start(job&) {}                     // where await_ready has begun it
     bool await_ready() const noexcept { return false; }
-    void await_suspend(auto h, source place = source::current()) {
+    void await_suspend(auto h, source place = source::current()) noexcept {
         job& j = awaiting_job(h);
         W& self = static_cast<W&>(*this);
-        const bool begins = !j.stopping || self.insists();
-        j.suspend(h, place, self.what(), begins, [&]() noexcept { self.start(j); });
+        wait* const w = self.what();
+        j.point = h, j.where = place, j.left = job::budget;
+        if (w) j.phase = 0;  // who woke the job before this has not ended the wait
+        if (!j.stopping || self.insists()) j.waiting = w, self.start(j);
+        if (j.stopping || !(w || j.references)) j.phase |= job::look;
+        j.phase |= job::suspended;
     }
 };
 
