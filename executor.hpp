@@ -416,7 +416,7 @@ public:
         auto& j = *group->add(detail::as_task(std::move(work))).release();
         j.detach();
         // Before the scope has begun, start() does it.
-        if (group->owner && group->owner->waiting == group) group->begin(j, place);
+        if (group->owner->waiting == group) group->begin(j, place);
     }
 };
 
@@ -563,7 +563,6 @@ private:
         channel& of;
         std::conditional_t<Sends, T, std::optional<T>> value;
         int over;  // from await_ready on. 1: it is; 2: and has been refused: the channel is closed
-        detail::job* owner;  // while it is in line
         explicit in_line(channel& c, auto&&... v) : of(c), value(std::move(v)...) {}
         in_line(in_line&& w) : in_line(w.of, std::move(w.value)) {}
         [[gnu::always_inline]] bool await_ready() {
@@ -578,7 +577,6 @@ private:
         }
         bool insists() const { return over; }
         void start(detail::job& j) {
-            owner = &j;
             if (!over) return join(Sends ? of.senders : of.receivers);
             j.spend();  // from the next run's, which it is over in
             j.fulfil();
@@ -586,7 +584,7 @@ private:
         bool interrupt(detail::job&) noexcept override { return unlink(), true; }
         void leave(unsigned result) {  // which may run the job on the spot
             if constexpr (!Sends) result ? void() : value.reset();
-            unlink(), owner->resume_for(result);
+            unlink(), this->owner->resume_for(result);
         }
         auto await_resume() {
             if constexpr (!Sends) return std::move(value);

@@ -481,7 +481,6 @@ inline void disown(std::optional<unique_fd>& owner) { owner->release(); }
 // operation. (In one piece a program that used none of them took a tenth longer to compile.)
 struct operation : waits<operation, reactor::completion> {
     const char* name;
-    job* owner = nullptr;   // while it waits
     reactor* in = nullptr;  // while in flight
     int res = -1, again;    // how often it may be written again
 
@@ -489,7 +488,6 @@ struct operation : waits<operation, reactor::completion> {
     virtual void write(io_uring_sqe*) const = 0;
 
     bool insists() const { return in; }  // where `prepare` has cancelled the job that it is for
-    void start(job& j) { owner = &j; }
     bool interrupt(job&) noexcept override { return !in->cancel(this); }
     // Its name and its subject: a descriptor, or the path that goes with AT_FDCWD.
     std::string describe() const override {

@@ -834,6 +834,7 @@ namespace detail {
 // function of the promise that may exchange the awaiter, would give it too, at the price of a
 // second awaiter type.)
 template <class W, class Base = wait> struct waits : Base {
+    job* owner;                             // that waits, once it has suspended
     wait* what() { return this; }           // that the job waits for; nullptr: for a waker
     bool insists() const { return false; }  // begins even where the job is to stop
     void start(job&) {}                     // where await_ready has begun it
@@ -846,7 +847,7 @@ template <class W, class Base = wait> struct waits : Base {
         if (w) j.phase = 0;  // who woke the job before this has not ended the wait
         if (!j.stopping || self.insists()) j.waiting = w, self.start(j);
         if (j.stopping || !(w || j.references)) j.phase |= job::look;
-        j.phase |= job::suspended;
+        owner = &j, j.phase |= job::suspended;
     }
 };
 
@@ -962,7 +963,6 @@ struct [[nodiscard]] group : waits<group> {
 
     ring members;              // that have not ended
     int left = 0;              // how many that are
-    job* owner = nullptr;      // from start() on
     std::exception_ptr error;  // the first
     const char* name;
     policy mode;
@@ -978,15 +978,13 @@ struct [[nodiscard]] group : waits<group> {
     // A child. Made in await_ready, if it can be: so what can fail fails before anything runs.
     // Throws std::bad_alloc.
     template <class T> owned<T> add(task<T>&& work) {
-        job& of = owner ? *owner : *job::current;
-        owned<T> j(new job_of<T>(frame_of(work).release(), of.by, of.where, &members));
-        j->watcher = &of, j->group = this;
+        owned<T> j(new job_of<T>(frame_of(work).release(), owner->by, owner->where, &members));
+        j->watcher = owner, j->group = this;
         missing += mode == all, ++left;
         return j;
     }
     bool insists() const { return mode == shield; }
-    void start(job& of) {
-        owner = &of;
+    void start(job&) {
         members.each<job>([this](job& j) { begin(j, owner->where); });
         if (stopping) members.each<job>([](job& j) { j.cancel(); });
         if (!left && missing <= 0) owner->spend(), owner->fulfil();  // there were none
@@ -1032,6 +1030,7 @@ template <class F, class G> struct [[nodiscard]] led final : group {
     std::invoke_result_t<F&, group&> jobs;
     led(const char* n, policy p, F f, G g) : group(n, p), body(std::move(f)), give(std::move(g)) {}
     bool await_ready() {
+        owner = job::current;  // already: add() asks it
         jobs = body(*this);
         return members.empty() && job::current->spend();
     }

@@ -218,13 +218,11 @@ namespace detail {
 // A deadline that is over at once does not wait, but costs a unit of the budget, so that a loop of
 // sleeps of no time lets the others run.
 struct [[nodiscard]] sleep final : waits<sleep>, timer_heap::timer {
-    job* owner = nullptr;
     explicit sleep(std::int64_t at) : timer(at) {}
     ~sleep() { leave(); }
     bool await_ready() {
         timer_heap& heap_here = timer_heap::here();
-        owner = job::current;
-        return (deadline == 0 && owner->spend()) || (heap_here.add(*this), false);
+        return (deadline == 0 && job::current->spend()) || (heap_here.add(*this), false);
     }
     void start(job& j) { deadline ? true : j.spend(); }  // from the next run's budget
     void await_resume() const noexcept {}
