@@ -91,13 +91,6 @@ struct executor_hooks {
     hook on_spawn = nullptr, before_run = nullptr, after_run = nullptr, on_finish = nullptr;
 };
 
-namespace detail {
-
-// The place of the running task's last co_await.
-inline source last_place() { return job::current ? job::current->awaits_at() : source(); }
-
-}  // namespace detail
-
 // Runs tasks, one at a time, on the thread that calls run() or try_tick(). Its end cancels all
 // tasks and runs until the last has let go of what it waits for; shielded ones run to their end.
 //
@@ -371,7 +364,7 @@ template <detail::callable F> auto spawn(F f, detail::source place = detail::sou
     return spawn(detail::call(std::move(f)), place);
 }
 template <class A, class... B, detail::callable<A, B...> F> auto spawn(F f, A a, B... b) {
-    return spawn(detail::call(std::move(f), std::move(a), std::move(b)...), detail::last_place());
+    return spawn(detail::call(std::move(f), std::move(a), std::move(b)...), detail::job::last_at());
 }
 
 // For a task that computes for long: a yield every few hundred microseconds keeps the others alive.

@@ -349,6 +349,8 @@ struct job : pooled, linked {
         for (; around && here(place); around = around->outer) place = around->where;
         return here(place) ? origin() : place;
     }
+    // That of the running job, for spawns that cannot have their own.
+    static source last_at() { return current ? current->awaits_at() : source(); }
     source origin() const { return here(spawned) && group ? watcher->awaits_at() : spawned; }
     [[gnu::cold]] static bool here(source place) {
         return std::string_view(place.file_name()) == source::current().file_name();
