@@ -415,27 +415,25 @@ public:
 
 namespace detail {
 
-// What f gives for each: a tuple for a tuple; a vector for a vector, of pointers where f gives
-// references.
+// What f gives for each: a tuple for a tuple, a vector for a vector.
 template <class... X> auto each(std::tuple<X...>& all, auto f) {
     return std::apply([&](auto&... x) { return std::tuple<decltype(f(x))...>{f(x)...}; }, all);
 }
 template <class X> auto each(std::vector<X>& all, auto f) {
-    using Y = decltype(f(all[0]));
-    std::vector<typename result<Y>::slot> out;
-    for (auto& x : all)
-        if constexpr (std::is_reference_v<Y>) out.push_back(std::addressof(f(x)));
-        else out.push_back(f(x));
+    std::vector<std::decay_t<decltype(f(all[0]))>> out;
+    for (auto& x : all) out.push_back(f(x));
     return out;
 }
 
-// A job for each, and then a part for each job: an optional for when_any, a value for when_all.
+// A job for each, and then a part for each job: an optional for when_any, a value for when_all. (A
+// vector holds no references: so there a part that is one is what who tries gets, a pointer.)
 template <bool Any> auto join(auto all) {
     auto body = [all = std::move(all)](group& g) mutable {
         return each(all, [&](auto& one) { return g.add(as_task(std::move(one))); });
     };
+    constexpr bool listed = requires { all.size(); };
     const auto part = []<class T>(owned<T>& j) -> decltype(auto) {
-        const std::bool_constant<Any> tries;
+        const std::bool_constant<Any || (listed && std::is_reference_v<T>)> tries;
         if constexpr (!std::is_void_v<T>) return j->take(tries);
         else if constexpr (Any) return j->take(tries) ? std::optional(nothing()) : std::nullopt;
         else return j->take(), nothing();
