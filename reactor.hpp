@@ -362,7 +362,6 @@ private:
         constexpr unsigned no_iowait = 1u << 7, has_no_iowait = 1u << 17;
         const unsigned flags = mode | (ring.features & has_no_iowait ? no_iowait : 0);
         io_uring_getevents_arg arg{};
-        arg.sigmask_sz = _NSIG / 8;
         __kernel_timespec limit;
         if (until != never) {
             std::int64_t left = until - detail::monotonic();
