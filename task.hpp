@@ -836,10 +836,12 @@ namespace detail {
 // function of the promise that may exchange the awaiter, would give it too, at the price of a
 // second awaiter type.)
 template <class W, class Base = wait> struct waits : Base {
-    job* owner;                             // that waits, once it has suspended
-    wait* what() { return this; }           // that the job waits for; nullptr: for a waker
-    bool insists() const { return false; }  // begins even where the job is to stop
-    void start(job&) {}                     // where await_ready has begun it
+    job* owner;  // that waits, once it has suspended
+    waits() = default;
+    waits(const waits&) noexcept : Base() {}  // until then there is none to be copied
+    wait* what() { return this; }             // that the job waits for; nullptr: for a waker
+    bool insists() const { return false; }    // begins even where the job is to stop
+    void start(job&) {}                       // where await_ready has begun it
     bool await_ready() const noexcept { return false; }
     void await_suspend(auto h, source place = source::current()) noexcept {
         job& j = awaiting_job(h);
