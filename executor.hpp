@@ -431,7 +431,7 @@ template <bool Any> auto join(auto all) {
     auto body = [all = std::move(all)](group& g) mutable {
         return each(all, [&](auto& one) { return g.add(as_task(std::move(one))); });
     };
-    constexpr bool listed = requires { all.size(); };
+    [[maybe_unused]] constexpr bool listed = requires { all.size(); };
     const auto part = []<class T>(owned<T>& j) -> decltype(auto) {
         const std::bool_constant<Any || (listed && std::is_reference_v<T>)> tries;
         if constexpr (!std::is_void_v<T>) return j->take(tries);

@@ -869,7 +869,7 @@ template <class T, bool Try> struct [[nodiscard]] join_wait final : waits<join_w
     [[noreturn]] static bool refuse() {
         throw std::logic_error("ringlet: a join_handle is awaited that is empty, or twice at once");
     }
-    void start(job& owner) { other->watcher = &owner; }
+    void start(job& j) { other->watcher = &j; }
     [[gnu::always_inline]] decltype(auto) await_resume() {
         if (!handle || !handle->plain()) return rare();
         const std::unique_ptr<job_of<T>, ends_with<&job_of<T>::free>> ended(handle.release());
