@@ -14,12 +14,12 @@ import sys
 RUNGS = {1: "SINGLE_ISSUER, COOP_TASKRUN", 2: "COOP_TASKRUN", 3: "SUBMIT_ALL", 4: "no flag, as on Linux 5.15"}
 SUMMARY = re.compile(r"\[doctest\] test cases: *\d+ *\| *(\d+) passed *\| *(\d+) failed")
 # What looks at the flags themselves, and finds others than it has asked for.
-EXCLUDED = ["the kernels of the past*"]
+EXCLUDED = ["the kernels of the past*", "a ring that would let a loop*"]
 
 
 def run(program, rung):
     """-> passed, failed, what it has said"""
-    command = [program] + [f"--test-case-exclude={name}" for name in EXCLUDED]
+    command = [program, "--test-case-exclude=" + ",".join(EXCLUDED)]
     environment = dict(os.environ, RINGLET_TEST_RUNG=str(rung))
     try:
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
