@@ -164,8 +164,7 @@ task<int> run(copying& c, std::vector<fs::path> names, long n) {
     signals stopping({SIGINT, SIGTERM, SIGHUP, SIGPIPE});
     const auto bar = spawn(c.show());
     std::vector<task<>> work;
-    work.push_back(c.walk_all(std::move(names)));
-    while (n-- > 0) work.push_back(c.copy_items());
+    for (; n >= 0; --n) work.push_back(n ? c.copy_items() : c.walk_all(std::move(names)));
     const auto [done, signal] = co_await when_any(when_all(std::move(work)), stopping.next());
     if (c.shows) c.draw(), std::fputc('\n', stderr);
     co_return done ? 0 : static_cast<int>(signal->ssi_signo);
@@ -185,6 +184,7 @@ int main(int argc, char** argv) {
     }
     if (n < 1 || n > 10'000 || (end && *end) || argc - optind < 2)
         return std::fputs(usage, stderr), 2;
+    ::umask(S_IRWXG | S_IRWXO);  // until a directory has its mode nobody else looks into it
     try {
         copying c;
         n = std::min(n, 1 + long(most_descriptors() / 4));  // each has two files

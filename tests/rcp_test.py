@@ -286,6 +286,19 @@ def test_unreadable():
     equal(os.listdir("shut"), [], "what is there")
 
 
+def test_nobody_else_looks_in_meanwhile():
+    """What a private directory keeps from others it keeps from them while it is copied."""
+    os.mkdir("private", 0o700)
+    for i in range(2000):
+        put("private/%d" % i, b"secret", 0o644)
+    with subprocess.Popen([RCP, "private", "copy"], umask=0o022) as p:
+        until(lambda: os.path.isdir("copy"), "it copies")
+        mode = stat.S_IMODE(os.stat("copy").st_mode)
+        equal(p.wait(timeout=DEADLINE), 0, "exit status")
+    equal(oct(mode), oct(0o700), "the mode meanwhile")
+    same("private", "copy")
+
+
 def test_wrong_targets():
     put("f1", b"1")
     os.mkdir("d1")
