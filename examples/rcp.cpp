@@ -137,8 +137,8 @@ struct copying {
         names.pop_back();
         if (names.size() > 1 && !is_directory(target)) fail(target, "not a directory"), names = {};
         for (const fs::path& name : names) {
-            const fs::path last = (name / ".").parent_path().filename();
-            const fs::path to = fs::is_directory(target) ? target / last : target;
+            const fs::path own = (name / ".").parent_path().filename();  // "a/.." has none
+            const fs::path to = is_directory(target) ? target / (own == ".." ? "." : own) : target;
             co_await walk(name, to, nullptr);
         }
         items.close();

@@ -213,6 +213,9 @@ def test_links_by_name():
     works("link//", "loop1", "into")
     same("tree", "into/link")
     equal(os.readlink("into/loop1"), "loop2", "a loop")
+    os.mkdir("up")
+    works("tree/sub/..", "up")
+    same("tree", "up")
     works("link", "tree")
     equal(os.readlink("tree/link"), "tree", "a link goes into what it leads to")
     for args in (("tree/", "link"), ("link/", "tree")):
