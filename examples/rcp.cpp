@@ -51,7 +51,7 @@ struct item {
 
 struct copying {
     channel<item> items{100'000};
-    std::int64_t bytes = 0, files = 0, all_bytes = 0, all_files = 0, begun = 0;
+    std::int64_t bytes = 0, files = 0, all_bytes = 0, all_files = 0, begun = getpid() * 1000000000L;
     bool failed = false, shows = ::isatty(STDERR_FILENO) == 1;
     virtual_time::time_point begin = virtual_time::now();
 
@@ -80,8 +80,8 @@ struct copying {
         if (holes) check(::ftruncate(to, at < 0 ? s.st_size : at), "ftruncate");
     }
     task<> copy(const item& i, std::span<std::byte> buffer) {
-        std::string name = ".rcp-" + std::to_string(::getpid()) + "-" + std::to_string(++begun);
-        name = fs::path(i.to).replace_filename(name);
+        fs::path name(i.to);  // another, that nobody has left behind
+        while (exists(symlink_status(name.replace_filename(".rcp-" + std::to_string(++begun))))) {}
         const auto old = S_ISLNK(i.like.st_mode) ? fs::symlink_status(i.to) : fs::status(i.to);
         if (fs::is_other(old)) errno = EEXIST, check(-1, i.to.c_str());  // a device, say
         // Whatever ends this scope, a cancel too, removes the file, until it has got its own name.

@@ -403,6 +403,23 @@ def test_stopped_by_signals():
     check(stopped >= 6, "only %d of 12 were stopped" % stopped)
 
 
+def test_what_another_has_left_behind():
+    """A copy that was killed leaves its file, and the next may have the same number, as in a container."""
+    put("f", b"f")
+    os.mkdir("to")
+    leave = r"""
+import os, sys
+for n in range(1, 9):
+    for name in (str(os.getpid() * 10**9 + n), "%d-%d" % (os.getpid(), n)):
+        open("to/.rcp-" + name, "w").close()
+os.execv(sys.argv[1], [sys.argv[1], "f", "to/f"])
+"""
+    done = subprocess.run([sys.executable, "-c", leave, RCP], stderr=subprocess.PIPE, timeout=DEADLINE, check=False)
+    equal((done.returncode, done.stderr), (0, b""), "exit status and stderr")
+    with open("to/f", "rb") as f:
+        equal(f.read(), b"f", "the copy")
+
+
 def test_a_signal_that_is_ignored():
     """As after nohup."""
     os.mkdir("work")
