@@ -180,10 +180,10 @@ int main(int argc, char** argv) {
     char* end = nullptr;
     for (int o; (o = getopt_long(argc, argv, ":j:", options, nullptr)) != -1;) {
         if (o == 'h') return std::fputs(usage, stdout), 0;
-        n = o == 'j' ? std::strtol(optarg, &end, 10) : 0;
+        n = o == 'j' && n > 0 ? std::strtol(optarg, &end, 10) : 0;
+        if (end && *end) n = 0;  // and stays so, whatever follows
     }
-    if (n < 1 || n > 10'000 || (end && *end) || argc - optind < 2)
-        return std::fputs(usage, stderr), 2;
+    if (n < 1 || n > 10'000 || argc - optind < 2) return std::fputs(usage, stderr), 2;
     ::umask(S_IRWXG | S_IRWXO);  // until a directory has its mode nobody else looks into it
     try {
         copying c;

@@ -461,7 +461,8 @@ def test_terminal():
 
 
 def test_usage():
-    for args in ((), ("one",), ("-j",), ("-j", "0", "a", "b"), ("-j", "x", "a", "b"), ("-j", "3x", "a", "b"), ("-x", "a", "b"), ("--nonsense", "a", "b")):
+    for args in ((), ("one",), ("-j",), ("-j", "0", "a", "b"), ("-j", "x", "a", "b"), ("-j", "3x", "a", "b"), ("-x", "a", "b"),
+                 ("-x", "-j", "4", "a", "b"), ("-j", "0", "-j", "4", "a", "b"), ("-j", "3x", "-j", "4", "a", "b"), ("--nonsense", "a", "b")):
         code, out, err = rcp(*args)
         check((code, out) == (2, b"") and err.startswith(b"usage: rcp") and err.count(b"\n") == 1, "%r: %r" % (args, (code, out, err)))
     code, out, err = rcp("--help")
