@@ -206,7 +206,7 @@ def test_conditions():
         at = lambda seconds: email.utils.formatdate(now + seconds, usegmt=True)
         equal(fields["last-modified"], at(-1000), "Last-Modified")
         tag = fields["etag"]
-        for given, status in (("If-None-Match: " + tag, 304), ("If-None-Match: W/" + tag, 304), ("If-None-Match: *", 304),
+        for given, status in (("If-None-Match: " + tag, 304), ("If-None-Match: W/" + tag, 304), ("If-None-Match: *", 304), ('If-None-Match: "a,*,b"', 200),
                               ('If-None-Match: "a", ' + tag, 304), ('If-None-Match: "a"', 200), ("If-None-Match: " + tag[:-1], 200),
                               ("If-Modified-Since: " + at(-1000), 304), ("If-Modified-Since: " + at(0), 304),
                               ("If-Modified-Since: " + at(-1001), 200), ("If-Modified-Since: yesterday", 200)):

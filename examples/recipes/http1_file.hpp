@@ -42,12 +42,12 @@ inline std::optional<std::time_t> time_of(const std::string* date) {
     return end && !*end ? std::optional(::timegm(&t)) : std::nullopt;
 }
 
-// Is the tag in a list of tags? Those that are weak count if `weak`.
+// Is the tag in a list of tags? Those that are weak count if `weak`. A star alone stands for any.
 inline bool lists(std::string_view tags, std::string_view tag, bool weak) {
-    bool found = false;
+    bool found = tags == "*";
     while (!found && !tags.empty()) {
         const auto one = trimmed(cut(tags, ','));
-        found = one == "*" || one.substr(weak && one.starts_with("W/") ? 2 : 0) == tag;
+        found = one.substr(weak && one.starts_with("W/") ? 2 : 0) == tag;
     }
     return found;
 }
