@@ -201,6 +201,10 @@ TEST_CASE("lengths: one, in digits, and none beside chunks") {
             == (*coding == '\v' ? "400 a control character" : "501 an unknown transfer coding"));
     CHECK(with("") == "400 no Host");
     CHECK(with("Host: a\r\nHost: a\r\n") == "400 a field is there twice");
+    for (const char* host : {"a b", "a\tb", "a/b", "http://a", "a?b", "a#b", "b@a", "a\\b"})
+        CHECK(with("Host: " + std::string(host) + "\r\n") == "400 no host in Host");
+    for (const char* host : {"", "a.example:80", "[::1]:8080", "a_b~c!%20,"})
+        CHECK(with("Host: " + std::string(host) + "\r\n").starts_with("done"));
 }
 
 TEST_CASE("everything is bounded, to the byte") {

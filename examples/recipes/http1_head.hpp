@@ -69,7 +69,10 @@ struct head {
     void check(bool is_request) {
         const std::string *const size = find("content-length"),
                                  *const coding = find("transfer-encoding");
-        require(!is_request || minor == 0 || find("host"), "no Host");
+        const std::string* const host = find("host");
+        require(!is_request || minor == 0 || host, "no Host");
+        require(!is_request || !host || host->find_first_of(" \t/?#@\\\"<>") == host->npos,
+            "no host in Host");
         require(!coding || (minor == 1 && !size), "chunks beside a length, or in HTTP/1.0");
         require(!coding || same(*coding, "chunked"), "an unknown transfer coding", 501);
         chunked = coding;
