@@ -184,7 +184,8 @@ auto descriptors() {
 TEST_CASE("the right names are let in, all others are not") {
     const auto c = made().trusted();
     const server s("good");
-    for (const char* name : {"localhost", "LOCALHOST", "127.0.0.1", "a.example.test"})
+    for (const char* name :
+        {"localhost", "LOCALHOST", "127.0.0.1", "a.example.test", "localhost.", "a.example.test."})
         CHECK(refusal(s, c, name) == "");
     for (const char* name :
         {"other.test", "example.test", "a.b.example.test", "common.test", "localhost.test"})
@@ -192,6 +193,7 @@ TEST_CASE("the right names are let in, all others are not") {
     for (const char* name : {"127.0.0.2", "::1"})
         CHECK(refusal(s, c, name) == std::string(name) + ": IP address mismatch");
     CHECK(refusal(s, c, "") == "no name of a host: ");
+    CHECK(refusal(s, c, ".") == "no name of a host: .");
 }
 
 TEST_CASE("whoever is not vouched for is refused") {
@@ -227,6 +229,7 @@ TEST_CASE("the name is told to the server") {
         {"-rev", "-servername", "localhost", "-cert2", "good", "-key2", "key",
             "-servername_fatal"});
     CHECK(refusal(s, c, "localhost") == "");
+    CHECK(refusal(s, c, "localhost.") == "");
     CHECK(refusal(s, c, "a.example.test") != "");
 }
 

@@ -57,15 +57,16 @@ inline context trust(const char* file = nullptr) {
 class stream {
 public:
     // The socket is borrowed. `name` is a host's name, or its address, which the certificate has to
-    // bear. Throws error where OpenSSL takes it for neither: an empty one, say.
+    // bear; a dot at the end of a name is in none. Throws error where OpenSSL takes it for neither: an
+    // empty one, say.
     stream(const context& c, int socket, const std::string& name)
         : fd(socket), host(name), ssl(SSL_new(c.get()), SSL_free) {
         SSL_set_bio(ssl.get(), in, out);  // it owns them from now on
         SSL_set_connect_state(ssl.get());
         SSL_set_hostflags(ssl.get(), X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-        const char* const n = name.c_str();
+        const char* const n = host.erase(host.size() - host.ends_with('.')).c_str();
         if (X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl.get()), n) == 1) return;
-        if (name.empty() || !SSL_set1_host(ssl.get(), n) || !SSL_set_tlsext_host_name(ssl.get(), n))
+        if (host.empty() || !SSL_set1_host(ssl.get(), n) || !SSL_set_tlsext_host_name(ssl.get(), n))
             throw error("no name of a host: " + name);
     }
     // To be awaited first. Throws error if the peer is not who it should be, or speaks no TLS;
