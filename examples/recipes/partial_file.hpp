@@ -20,13 +20,13 @@ public:
     explicit partial_file(std::string p) : path(std::move(p)) {}
     partial_file(partial_file&&) = delete;
     ~partial_file() {
-        if (file) ::unlink(name.c_str());
+        if (there) ::unlink(name.c_str());
     }
     // From open() to keep(), else -1.
     int fd() const { return file.get(); }
     // Once. Throws std::system_error.
     template <class = void> task<> open(mode_t mode = 0666) {
-        if (file) throw std::logic_error("ringlet::partial_file: opened twice");
+        if (there) throw std::logic_error("ringlet::partial_file: opened twice");
         // A long name is cut, to have room for more.
         const std::string begin = path.substr(0, path.rfind('/') + 201) + ".part-"
             + std::to_string(::getpid()) + "-";
@@ -36,18 +36,21 @@ public:
             fd = co_await io::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL, mode).result();
         }
         if (fd < 0) detail::fail(-fd, "open " + name);
-        file.reset(fd);
+        file.reset(fd), there = true;
     }
-    // Gives it its name, and closes it. Throws std::system_error: then it is removed all the same.
+    // Closes it, which is when some file systems tell that they could not write it (NFS, or a quota),
+    // and gives it its name. Throws std::system_error: then it is removed all the same.
     template <class = void> task<> keep() {
+        co_await io::close(std::move(file));
         co_await io::rename(name.c_str(), path.c_str());
-        file.reset();
+        there = false;
     }
 
 private:
     inline static thread_local unsigned last = 0;
     std::string path, name;
     unique_fd file;
+    bool there = false;  // under `name`
 };
 
 }  // namespace ringlet
