@@ -836,12 +836,13 @@ namespace detail {
 // function of the promise that may exchange the awaiter, would give it too, at the price of a
 // second awaiter type.)
 template <class W, class Base = wait> struct waits : Base {
-    job* owner;  // that waits, once it has suspended
+    job* owner;  // that waits, once it has suspended: until then there is none to be copied
     waits() = default;
-    waits(const waits&) noexcept : Base() {}  // until then there is none to be copied
-    wait* what() { return this; }             // that the job waits for; nullptr: for a waker
-    bool insists() const { return false; }    // begins even where the job is to stop
-    void start(job&) {}                       // where await_ready has begun it
+    waits(const waits&) noexcept : Base() {}
+    waits& operator=(const waits&) noexcept { return *this; }
+    wait* what() { return this; }           // that the job waits for; nullptr: for a waker
+    bool insists() const { return false; }  // begins even where the job is to stop
+    void start(job&) {}                     // where await_ready has begun it
     bool await_ready() const noexcept { return false; }
     void await_suspend(auto h, source place = source::current()) noexcept {
         job& j = awaiting_job(h);
