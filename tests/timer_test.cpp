@@ -137,7 +137,6 @@ TEST_CASE("a sleep is counted from the call, not from the await") {
     block_on(root());
 }
 
-// A look makes do with the clock as it was read for a deadline in the same turn.
 // An implicit assignment beside a copy constructor of one's own is deprecated, which compilers tell.
 TEST_CASE("a sleep may be assigned, before its await and behind it, without a warning") {
     virtual_time clock;
@@ -154,6 +153,7 @@ TEST_CASE("a sleep may be assigned, before its await and behind it, without a wa
     block_on(root());
 }
 
+// A look makes do with the clock as it was read for a deadline in the same turn.
 TEST_CASE("what becomes due after the clock was read in a turn is found one look later at most") {
     bool woken = false;
     auto sleeper = [&](nanoseconds d) -> task<> {
