@@ -89,13 +89,13 @@ struct copying {
         if (S_ISLNK(i.like.st_mode)) fs::copy_symlink(i.from, name), incomplete.reset(name.c_str());
         else {
             const auto from = co_await io::open(i.from.c_str(), O_RDONLY | O_NOFOLLOW);
-            const auto to = co_await io::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+            auto to = co_await io::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
             incomplete.reset(name.c_str());
             co_await copy_data(from, to, i.like, buffer);
+            co_await io::close(std::move(to));  // where a quota, or NFS, tells of an error
         }
         check(adopt_mode_and_times(name, i.like), "mode and times");
-        co_await io::rename(name.c_str(), i.to.c_str());
-        static_cast<void>(incomplete.release());
+        co_await io::rename(name.c_str(), i.to.c_str()), void(incomplete.release());
     }
     task<> copy_items() {
         std::vector<std::byte> buffer(256 * 1024);
