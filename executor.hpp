@@ -175,6 +175,7 @@ public:
     // look submits. Call try_tick until it says false.)
     bool idle() const { return none() && last == &later; }
     // Appends a line for each live task: where it was spawned, and what it waits for, and where.
+    // (In reactor::on_submit some may be missing: those that are being asked to stop, one by one.)
     void dump(std::string& out) const { list(jobs, out, 1); }
 
     // The one that runs on this thread, or nullptr; or, where there is none, std::logic_error.
