@@ -33,7 +33,8 @@ int main() {
     if (::pipe(ends)) return 1;
     const ringlet::unique_fd out(ends[0]), in(ends[1]);
     ringlet::executor ex;
-    auto ring = std::make_unique<ringlet::reactor>(ringlet::reactor::options(64, IORING_SETUP_COOP_TASKRUN));
+    auto ring = std::make_unique<ringlet::reactor>(
+        ringlet::reactor::options(64, IORING_SETUP_COOP_TASKRUN));
     const int wakes_us = ring->descriptor();
     ex.io = std::move(ring);
     auto sum = ex.spawn(reads_and_sleeps(out));
