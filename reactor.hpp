@@ -171,7 +171,8 @@ public:
     // be a system call. Each submit asks for less: is `mark` still what it was when this was made?
     [[gnu::noinline]] explicit reactor(options o) {
         [[maybe_unused]] static const int once = pthread_atfork({}, {}, [] { ++forks, mark = 0; });
-        // Behind the end of that ring whose memory the kernel may have given to this one.
+        // The load is for ThreadSanitizer alone: what had this memory before, perhaps the ring of
+        // another thread, has ended, and said so (in the destructor).
         set_up(o), void(threads.load());
         // Saves looking up the descriptor in each call.
         mode |= io_uring_register_ring_fd(&ring) == 1 ? IORING_ENTER_REGISTERED_RING : 0;
@@ -186,8 +187,8 @@ public:
             while (counts.in_flight) wait();
         // The ring is registered in the table of the thread that made it, and of no other.
         if (home != mark) ring.int_flags = 0;
-        // In a forked child it is the parent's. Else the next ring may have its memory, on another
-        // thread: that it comes later only the kernel knows, and `threads` tells ThreadSanitizer.
+        // In a forked child it is the parent's. Else the next ring may get its memory, on another
+        // thread. That it comes later only the kernel knows, so a count that both touch says it.
         forked() ? void(::close(ring.ring_fd)) : (++threads, io_uring_queue_exit(&ring));
     }
 

@@ -58,6 +58,27 @@ TEST_CASE("a permit may outlive its semaphore") {
     *first = std::move(*second);
 }
 
+TEST_CASE("who waits is told when a semaphore goes, also while its permits are out") {
+    auto root = []() -> task<> {
+        auto s = std::make_unique<semaphore>(1);
+        auto out = s->try_acquire();
+        REQUIRE(out);
+        auto waits = ringlet::spawn(s->acquire());
+        co_await yield_now();
+        CHECK_FALSE(waits.done());
+        s.reset();
+        co_await yield_now();
+        CHECK(waits.done());
+        bool told = false;
+        try {
+            co_await std::move(waits);
+        } catch (const ringlet::channel_closed&) { told = true; }
+        CHECK(told);
+        out.reset();  // to nobody
+    };
+    block_on(root());
+}
+
 TEST_CASE("connections that their server has spawned give permits back when it is gone") {
     usage u;
     const auto serves = [&u]() -> task<> {
