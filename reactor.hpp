@@ -642,7 +642,7 @@ inline auto read(int fd, std::span<std::byte> into, std::int64_t offset = -1) {
 }
 // Writes, perhaps not all, and gives how many bytes (worker, for a file). Where a file takes no
 // more, its position may not have moved with what it has taken: write_all sees to that. A pipe
-// without a reader raises SIGPIPE: ignore it.
+// without a reader raises SIGPIPE (from Linux 6.4 on): ignore it.
 inline auto write(int fd, std::span<const std::byte> from, std::int64_t offset = -1) {
     return op<std::size_t>(io_uring_prep_write, "write", fd, from, detail::size_of(from), offset);
 }

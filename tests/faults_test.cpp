@@ -29,6 +29,7 @@
 #include <utility>
 #include <vector>
 
+#include "inject.hpp"
 #include "support.hpp"
 
 using ringlet::block_on;
@@ -38,7 +39,9 @@ using ringlet::spawn;
 using ringlet::task;
 using ringlet::unique_fd;
 using ringlet::yield_now;
+using support::can_inject;
 using support::contains;
+using support::inject;
 namespace io = ringlet::io;
 namespace fs = std::filesystem;
 
@@ -116,20 +119,7 @@ void meddle(io_uring_sqe* s) {
         s->len = std::min(s->len, plan.at_most);
     if (plan.count++ != plan.nth) return;
     if (s->opcode == IORING_OP_CLOSE) ::close(s->fd);  // as the kernel does, whatever it says
-    *s = {};
-    s->opcode = IORING_OP_NOP;
-    s->rw_flags = 1;  // IORING_NOP_INJECT_RESULT
-    s->len = static_cast<unsigned>(-plan.error);
-}
-bool can_inject() {
-    auto inject = [](io_uring_sqe* s) {
-        s->opcode = IORING_OP_NOP;
-        s->rw_flags = 1;
-        s->len = 77;
-    };
-    const bool can = block_on(io::op(inject)) == 77;
-    if (!can) MESSAGE("this kernel injects no results");
-    return can;
+    inject(s, -plan.error);
 }
 
 // ---- the programs ------------------------------------------------------------------------------
@@ -215,10 +205,7 @@ struct {
 
 void too_early(io_uring_sqe* s) {
     if (s->opcode != IORING_OP_ASYNC_CANCEL || ++cancels.seen > cancels.early) return;
-    *s = {};
-    s->opcode = IORING_OP_NOP;
-    s->rw_flags = 1;  // IORING_NOP_INJECT_RESULT
-    s->len = static_cast<unsigned>(-EALREADY);
+    inject(s, -EALREADY);
 }
 struct pair_of_sockets {
     unique_fd a, b;
@@ -430,6 +417,7 @@ TEST_CASE("a request to cancel is no part of a chain that is open") {
                 CHECK_FALSE(linked.done());
             };
             co_await ringlet::spawn(cancels_other());
+            co_await std::move(linked).cancel();
             linked = ringlet::spawn(reads(other_out, flag));
             auto cancels_it = [&]() -> task<> {
                 const bool ended = co_await std::move(linked).cancel();
@@ -451,10 +439,7 @@ TEST_CASE(
     unstarted = 3;
     reactor::on_submit = [](io_uring_sqe* e) {
         if (e->opcode == IORING_OP_NOP || unstarted-- <= 0) return;
-        *e = {};
-        e->opcode = IORING_OP_NOP;
-        e->rw_flags = 1;
-        e->len = static_cast<unsigned>(-ECANCELED);
+        inject(e, -ECANCELED);
     };
     int ends[2];
     REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
@@ -490,10 +475,7 @@ TEST_CASE("a request that comes back unstarted again and again is given up") {
     reactor::on_submit = [](io_uring_sqe* s) {
         if (s->opcode != IORING_OP_OPENAT) return;
         ++opens;
-        *s = {};
-        s->opcode = IORING_OP_NOP;
-        s->rw_flags = 1;
-        s->len = static_cast<unsigned>(-ECANCELED);
+        inject(s, -ECANCELED);
     };
     const outcome o = run([&]() -> task<> { co_await io::open("/", O_RDONLY); });
     CHECK(o.error == ECANCELED);

@@ -49,6 +49,8 @@
 #include <utility>
 #include <vector>
 
+#include "inject.hpp"
+
 using ringlet::block_on;
 using ringlet::executor;
 using ringlet::join_handle;
@@ -57,6 +59,8 @@ using ringlet::spawn;
 using ringlet::task;
 using ringlet::unique_fd;
 using ringlet::yield_now;
+using support::can_inject;
+using support::inject;
 namespace io = ringlet::io;
 
 namespace {
@@ -269,19 +273,6 @@ bool is_zombie(pid_t child) {
 }
 
 // ---- faults ------------------------------------------------------------------------------------
-
-// A request that is not done, and has this result.
-void inject(io_uring_sqe* s, int result) {
-    *s = {};
-    s->opcode = IORING_OP_NOP;
-    s->rw_flags = 1;  // IORING_NOP_INJECT_RESULT
-    s->len = static_cast<unsigned>(result);
-}
-bool can_inject() {
-    const bool can = block_on(io::op([](io_uring_sqe* s) { inject(s, 77); }).result()) == 77;
-    if (!can) MESSAGE("this kernel injects no results");
-    return can;
-}
 
 // What becomes of the requests of this thread.
 struct plan {
@@ -1921,11 +1912,14 @@ TEST_CASE("SIGPIPE: not from send and sendmsg; from a write to a pipe") {
         must(block_on(io::sendmsg(p.a, &m).result()) == -EPIPE);
         must(block_on(io::send(p.a, raw(text), MSG_WAITALL).result()) == -EPIPE);
     }) == 5);
-    CHECK(child([&] {
+    // Before Linux 6.4 a worker of the kernel writes to a pipe, whom no signal reaches.
+    const int ended = child([&] {
         tube t;
         t.out.reset();
-        block_on(io::write_all(t.in, raw(text)));
-    }) == -SIGPIPE);
+        const int n = block_on(io::write(t.in, raw(text)).result());
+        ::_exit(n == -EPIPE ? 6 : 7);
+    });
+    CHECK((ended == -SIGPIPE || ended == 6));
 }
 
 // ---- threads -----------------------------------------------------------------------------------
