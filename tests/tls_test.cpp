@@ -206,6 +206,10 @@ TEST_CASE("whoever is not vouched for is refused") {
         "localhost: unable to get local issuer certificate"));
     CHECK(refusal(nobody, c, "localhost") == "localhost: self-signed certificate");
     CHECK(refusal(old, c, "localhost") == "localhost: certificate has expired");
+    // By the handshake, and not only by what comes behind it: a stranger is told nothing.
+    const unique_fd socket = nobody.connect();
+    tls::stream stream(c, socket, "localhost");
+    CHECK_THROWS_AS(block_on(stream.handshake()), tls::error);
     CHECK_THROWS_AS(tls::trust("/nowhere"), tls::error);
 }
 
@@ -221,6 +225,16 @@ TEST_CASE("TLS before 1.2, and what is no TLS, are refused") {
     const unique_fd ours(pair[0]), theirs(pair[1]);
     REQUIRE(::write(theirs, "HTTP/1.1 400 Bad Request\r\n\r\n", 28) == 28);
     CHECK_THROWS_AS(block_on(exchange(c, ours, "localhost")), tls::error);
+}
+
+TEST_CASE("a goodbye in place of a certificate is no handshake") {
+    const auto c = made().trusted();
+    int pair[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+    const unique_fd ours(pair[0]), theirs(pair[1]);
+    REQUIRE(::write(theirs, "\x15\3\3\0\2\1\0", 7) == 7);  // an alert, in the clear
+    tls::stream stream(c, ours, "localhost");
+    CHECK_THROWS_AS(block_on(stream.handshake()), tls::error);
 }
 
 TEST_CASE("the name is told to the server") {

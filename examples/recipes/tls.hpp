@@ -94,7 +94,8 @@ public:
     }
 
 private:
-    // Calls step until it has a result: a number, or 0 for the peer's goodbye. What a read has taken
+    // Calls step until it has a result: a number, or for a read 0, the peer's goodbye. (To others it
+    // is an error: in place of a certificate it must not pass for a handshake.) What a read has taken
     // is given at once: its answer to a new key, say, is sent by the next call that has to wait.
     template <bool Sends = true, class Step> task<int> run(Step step) {
         for (;;) {
@@ -102,7 +103,7 @@ private:
             const int n = step(ssl.get()), why = SSL_get_error(ssl.get(), n);
             const char* const reason = ERR_reason_error_string(ERR_peek_error());
             if (Sends || n <= 0) co_await send_out();
-            if (n > 0 || why == SSL_ERROR_ZERO_RETURN) co_return std::max(n, 0);
+            if (n > 0 || (!Sends && why == SSL_ERROR_ZERO_RETURN)) co_return std::max(n, 0);
             const long verdict = SSL_get_verify_result(ssl.get());
             if (verdict != X509_V_OK)
                 throw error(host + ": " + X509_verify_cert_error_string(verdict));
