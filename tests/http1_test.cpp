@@ -256,3 +256,20 @@ TEST_CASE("messages one behind the other") {
     }
     CHECK(in.empty());
 }
+
+TEST_CASE("names are the same whatever their case, of ASCII letters alone") {
+    const std::string upper = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", lower = "abcdefghijklmnopqrstuvwxyz";
+    CHECK(same(upper, lower));
+    int wrong = 0;
+    for (int a = 0; a < 256; ++a)
+        for (int b = 0; b < 256; ++b) {
+            const char x = static_cast<char>(a), y = static_cast<char>(b);
+            const std::size_t at = upper.find(x), other = upper.find(y);
+            const char p = at == upper.npos ? x : lower[at];
+            const char q = other == upper.npos ? y : lower[other];
+            wrong += same({&x, 1}, {&y, 1}) != (p == q);
+        }
+    CHECK(wrong == 0);
+    CHECK_FALSE(same({"a\0b", 3}, {"a\0c", 3}));
+    CHECK_FALSE(same("a", "ab"));
+}

@@ -7,8 +7,6 @@
 //         first = ringlet::http1::number(ringlet::http1::cut(range, '-'), 18);
 #pragma once
 
-#include <strings.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cstdint>
@@ -27,9 +25,11 @@ inline void require(bool right, const char* otherwise, int status = 400) {
     if (!right) throw error(status, otherwise);
 }
 
-// Names of fields, and some values, are compared without regard to case.
+// Names of fields, and some values, are compared without regard to case: that of ASCII. To strncasecmp
+// I and i differ where the program's locale is Turkish, and TRANSFER-ENCODING would be overlooked.
 inline bool same(std::string_view a, std::string_view b) {
-    return a.size() == b.size() && ::strncasecmp(a.data(), b.data(), a.size()) == 0;
+    const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c; };
+    return std::ranges::equal(a, b, {}, lower, lower);
 }
 // Takes what is in front of the first `at` away from s, with that; all of s if there is none.
 inline std::string_view cut(std::string_view& s, char at) {
