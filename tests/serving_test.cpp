@@ -90,6 +90,7 @@ TEST_CASE("open_beneath never leaves its directory") {
     for (const char* bad :
         {"../secret", "..", "out", "sub/../../secret", "/etc/passwd", "absolute"})
         CHECK_MESSAGE(error_of(open_beneath(root, bad, O_RDONLY)) == EXDEV, bad);
+    CHECK(error_of(open_beneath(root, std::string("a\0.txt", 6), O_RDONLY)) == EINVAL);
     CHECK(error_of(open_beneath(root, "none", O_RDONLY)) == ENOENT);
     CHECK(error_of(open_beneath(root, "new", O_WRONLY | O_CREAT, 0600)) == 0);
     CHECK(fs::exists(d.home / "root/new"));

@@ -16,9 +16,11 @@
 namespace ringlet {
 
 // The path is relative to the directory `root`. Throws std::system_error: EXDEV if the path leads
-// out, by dots or by a link; EAGAIN if directories were renamed just then.
+// out, by dots or by a link; EAGAIN if directories were renamed just then; EINVAL if there is a NUL in
+// the path, which would end there for the kernel.
 template <class = void>
 task<unique_fd> open_beneath(int root, std::string path, int flags, mode_t mode = 0) {
+    if (path.find('\0') != path.npos) detail::fail(EINVAL, "openat2: NUL in a path");
     open_how how{};
     how.flags = static_cast<std::uint64_t>(flags | O_CLOEXEC);
     how.mode = mode;
