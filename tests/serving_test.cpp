@@ -277,6 +277,7 @@ struct trickle {
 task<std::string> bodies_of(trickle& from, int messages) {
     const auto receive = [&](std::span<std::byte> into) { return from.read(into); };
     http1::reader<decltype(receive), 64> in(receive);
+    static_assert(!std::is_move_constructible_v<decltype(in)>);  // it points into itself
     std::string all;
     for (int i = 0; i < messages; ++i) {
         http1::parser p(http1::parser::response);

@@ -28,6 +28,7 @@ namespace ringlet::http1 {
 template <class Receive, std::size_t Size = 4096> class reader {
 public:
     explicit reader(Receive r) : receive(std::move(r)) {}
+    reader(reader&&) = delete;  // `unread` points into the buffer
 
     // Reads up to the end of the head. False: the connection has ended before that. Throws error.
     task<bool> head(parser& p) {
