@@ -421,6 +421,30 @@ TEST_CASE(
     block_on(root());
 }
 
+TEST_CASE("a schedule function that runs its job on the spot: every byte, and the end") {
+    const no_leak checks;
+    auto root = []() -> task<> {
+        socket_pair s;
+        std::string got;
+        bool over = false;
+        buffer_ring buffers(2, 4);
+        auto reads = [&](int fd) -> task<> {
+            recv_many incoming(fd);
+            got = co_await all_of(incoming);
+            over = true;
+        };
+        auto [r, h] = ringlet::spawn(reads(s.a), [](ringlet::runnable x) { std::move(x).run(); });
+        std::move(r).run();
+        s.put("more than the buffers hold");
+        co_await turns(100);
+        s.b.reset();
+        for (int i = 0; i < 1000 && !over; ++i) co_await yield_now();
+        CHECK(over);
+        CHECK(got == "more than the buffers hold");
+    };
+    block_on(root());
+}
+
 TEST_CASE("reset by the peer: what came before is given, then the error, with its name") {
     const no_leak checks;
     auto root = [](bool waits, bool data) -> task<> {

@@ -1158,6 +1158,30 @@ TEST_CASE("multishot: its end is reported, whatever the result") {
     block_on(root());
 }
 
+TEST_CASE(
+    "multishot: who takes the last, run on the spot, may end it; the next waits for nothing") {
+    const nothing_left checks;
+    auto root = []() -> task<> {
+        int over = 0;
+        std::optional<multishot<>> shots(io_uring_prep_nop);
+        auto takes = [&]() -> task<> {
+            const auto shot = co_await shots->try_next();
+            if (shot) shots.reset();
+            ++over;
+        };
+        std::vector<join_handle<>> handles;
+        for (int i = 0; i < 2; ++i) {
+            auto [r, h] = ringlet::spawn(takes(), [](ringlet::runnable x) { std::move(x).run(); });
+            std::move(r).run();
+            handles.push_back(std::move(h));
+        }
+        for (int i = 0; i < 100 && over < 2; ++i) co_await yield_now();
+        CHECK(over == 2);
+        CHECK_FALSE(shots.has_value());
+    };
+    block_on(root());
+}
+
 TEST_CASE("multishot: dropped while armed, nothing of it stays in flight") {
     const nothing_left checks;
     const unique_fd event = new_event();

@@ -47,6 +47,7 @@ public:
     }
     multishot(multishot&&) = delete;
     ~multishot() {
+        if (gone) *gone = true;
         if (in && in->cancel(this))
             while (in) in->wait();
     }
@@ -63,14 +64,17 @@ public:
     auto try_next() { return results.recv(); }
 
 private:
+    // Who takes the last may end this: a schedule function may run him on the spot.
     void complete(int n, unsigned flags) noexcept override {
+        bool ended = false;
+        if (flags & IORING_CQE_F_MORE) return void(results.try_send(R(n, flags)));
+        in = nullptr, gone = &ended;
         results.try_send(R(n, flags));
-        if (flags & IORING_CQE_F_MORE) return;
-        in = nullptr;
-        results.close();
+        if (!ended) gone = nullptr, results.close();
     }
 
     reactor* in = nullptr;  // while armed
+    bool* gone = nullptr;   // while the last is being handed over
     channel<R> results{std::size_t(-1)};
 };
 
