@@ -1024,6 +1024,22 @@ TEST_CASE("interval: periods that are none, odd or too long") {
     block_on(root());
 }
 
+TEST_CASE("interval: a long period in units that divide no second is what it says") {
+    const virtual_time clock;
+    using samples = std::chrono::duration<std::int64_t, std::ratio<1, 44'100>>;
+    const auto start = virtual_time::now();
+    auto root = [&]() -> task<> {
+        interval days(samples(44'100LL * 86'400 * 300));
+        const auto tick = co_await days.next();
+        CHECK((tick == start + std::chrono::hours(24 * 300)));
+        interval by_default(10ms);
+        co_await sleep_for(35ms);
+        const auto first = co_await by_default.next(), second = co_await by_default.next();
+        CHECK((second == first + 10ms));  // of those missed, none is left out
+    };
+    block_on(root());
+}
+
 TEST_CASE("interval: no tick comes behind the end of time") {
     for (const missed policy : {missed::burst, missed::delay, missed::skip}) {
         const virtual_time clock;

@@ -43,8 +43,9 @@ public:
         constexpr std::chrono::hours century(100 * 365 * 24);
         if (!(each > each.zero()))
             throw std::invalid_argument("ringlet::interval: the period must be more than zero");
-        const std::chrono::duration<long double> seconds = each;  // which can hold all of them
-        period = seconds < century ? std::chrono::ceil<std::chrono::nanoseconds>(each) : century;
+        // As the deadlines count: a cast to nanoseconds overflows on its way for some odd units.
+        period = std::min<std::chrono::nanoseconds>(
+            std::chrono::nanoseconds(detail::count_of(each)), century);
         due = after(virtual_time::now());
     }
     // Waits for the next tick, and gives the time when it was due.
