@@ -11,6 +11,7 @@
 #include "support.hpp"
 
 using namespace std::chrono_literals;
+using namespace std::string_literals;
 using namespace ringlet;
 
 namespace {
@@ -77,6 +78,13 @@ TEST_CASE("an address is no question: no thread") {
         auto six = co_await resolve("::1", "http");
         CHECK(six.size() == 1);
         CHECK(six[0].text() == "::1 port 80");
+        auto highest = co_await resolve("127.0.0.1", "65535");
+        CHECK(highest.at(0).text() == "127.0.0.1 port 65535");
+        int error = 0;
+        try {
+            co_await resolve("127.0.0.1", "no-such-service");
+        } catch (const resolve_error& e) { error = e.code; }
+        CHECK(error == EAI_SERVICE);
         CHECK(threads() == 1);
     };
     block_on(root());
@@ -116,10 +124,17 @@ TEST_CASE("what cannot be found is an error with the name in it") {
             CHECK(support::contains(e.what(), "no-such-service"));
         }
     }
-    CHECK_THROWS_AS(block_on(resolve("127.0.0.1", "65616")), resolve_error);  // and not port 80
-    CHECK_THROWS_AS(block_on(resolve("127.0.0.1", "-18446744073709551615")), resolve_error);  // 1
-    CHECK_THROWS_AS(block_on(resolve("127.0.0.1", "")), resolve_error);
-    CHECK_THROWS_AS(block_on(resolve("two words", "80")), resolve_error);
+    // Which getaddrinfo would take for 80, 0, 1, 1, 80, 80 and 0.
+    const std::string cut("80\0x", 4);
+    for (const std::string& port : {"65616"s, "65536"s, "-18446744073709551615"s,
+             " -18446744073709551615"s, "\t-4294967216"s, cut, ""s})
+        CHECK_THROWS_AS(block_on(resolve("127.0.0.1", port)), resolve_error);
+    // Not what the part before the zero byte is.
+    CHECK_THROWS_AS(block_on(resolve("127.0.0.1\0.example.org"s, "80")), resolve_error);
+    try {
+        block_on(resolve("two words", "80"));
+        FAIL("found");
+    } catch (const resolve_error& e) { CHECK(e.what() == "two words: "s + ::gai_strerror(e.code)); }
     CHECK_THROWS_AS(block_on(connect_any({})), std::invalid_argument);
 }
 
@@ -127,14 +142,16 @@ TEST_CASE("what the system refuses is told as its error") {
     rlimit before{};
     endpoints list;
     std::error_code why;
+    std::string what;
     REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
     const rlimit none{0, before.rlim_max};  // so that the file of names cannot be opened
     REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
     try {
         detail::look_up("localhost", "80", 0, list);
-    } catch (const std::system_error& e) { why = e.code(); }
+    } catch (const std::system_error& e) { why = e.code(), what = e.what(); }
     REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
     CHECK(why.value() == EMFILE);
+    CHECK(what.starts_with("localhost: "));
 }
 
 TEST_CASE("the families take turns, beginning with that of the first") {

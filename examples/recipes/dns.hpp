@@ -47,9 +47,12 @@ inline int look_up(
     addrinfo hints{}, *found = nullptr;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = flags;
-    // getaddrinfo takes 65616 for 80, and a number below zero, and nothing for 0.
-    if (service.empty() || service.starts_with('-') || std::atol(service.c_str()) > 65535)
-        return EAI_SERVICE;
+    // getaddrinfo takes 65616 for 80, and a number below zero, perhaps behind spaces, and nothing for
+    // 0; and what is behind a zero byte it does not see.
+    const auto cut = [](const std::string& s) { return s.find('\0') != std::string::npos; };
+    const bool begins = std::isalnum(static_cast<unsigned char>(service[0]));
+    if (!begins || cut(service) || std::atol(service.c_str()) > 65535) return EAI_SERVICE;
+    if (cut(host)) return EAI_NONAME;
     const int error = ::getaddrinfo(host.c_str(), service.c_str(), &hints, &found);
     if (error == EAI_SYSTEM) fail(errno, host);
     for (const addrinfo* a = found; a; a = a->ai_next) into.emplace_back(*a);
