@@ -698,6 +698,29 @@ TEST_CASE("the buffers go before a task whose handle went with them: waiting, or
     }
 }
 
+TEST_CASE("a piece of a ring that is gone gives nothing to the next one") {
+    const no_leak checks;
+    auto root = []() -> task<> {
+        const socket_pair s, t;
+        recv_many before(s.a), after(t.a);
+        std::optional<buffer_ring> buffers(std::in_place, 1, 4);
+        s.put("old");
+        std::optional<piece> old = co_await before.next();
+        buffers.reset();
+        buffers.emplace(1, 4);
+        t.put("1234more");
+        std::optional<piece> held = co_await after.next();
+        auto waits = spawn(next_text(after));
+        old.reset();
+        co_await turns(100);
+        CHECK_FALSE(waits.done());
+        held.reset();
+        const std::string text = co_await std::move(waits);
+        CHECK(text == "more");
+    };
+    block_on(root());
+}
+
 TEST_CASE("a buffer_ring is its executor's: one that another ticks is refused") {
     auto root = []() -> task<> {
         buffer_ring buffers(1, 1);

@@ -59,6 +59,22 @@ TEST_CASE("lines: empty ones, binary ones, and the last one without an end") {
     CHECK(lines == support::history{"one", "", "three\0x"s, "\r", "last"});
 }
 
+TEST_CASE("lines with another end, each call its own") {
+    stream s;
+    s.put("a\nb;c;d\0e\n"s);
+    s.in.reset();
+    auto root = [&]() -> task<> {
+        buffered_reader from(s.out);
+        const auto list = co_await from.line(';');
+        CHECK(*list == "a\nb");
+        const auto none = co_await from.line('\0');
+        CHECK(*none == "c;d");
+        const auto last = co_await from.line(';');
+        CHECK(*last == "e\n");
+    };
+    block_on(root());
+}
+
 TEST_CASE("an empty stream, and one that ends with an end of line") {
     for (const std::string text : {"", "\n", "x\n"}) {
         stream s;
@@ -145,11 +161,12 @@ TEST_CASE("exact numbers of bytes, the end before that, and more than the bound"
         const auto body = co_await from.exact(5);
         CHECK(text_of(body) == "hello");
         int error = 0;
+        std::string message;
         try {
             co_await from.exact(5);
-        } catch (const std::system_error& e) { error = e.code().value(); }
+        } catch (const std::system_error& e) { error = e.code().value(), message = e.what(); }
         CHECK(error == ENODATA);
-        std::string message;
+        CHECK(message.starts_with("exact on descriptor " + std::to_string(s.out.get()) + ": "));
         try {
             co_await from.exact(9);
         } catch (const std::length_error& e) { message = e.what(); }

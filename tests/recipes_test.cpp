@@ -1415,7 +1415,10 @@ TEST_CASE("accept_many: an error that stays is an exception") {
         for (int i = 0; i < 2; ++i) {
             try {
                 drop(co_await clients.next());
-            } catch (const std::system_error& e) { errors = e.code().value(); }
+            } catch (const std::system_error& e) {
+                errors = e.code().value();
+                CHECK(contains(e.what(), "accept on descriptor " + std::to_string(fd)));
+            }
         }
         co_return errors;
     };
