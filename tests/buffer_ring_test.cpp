@@ -290,6 +290,31 @@ TEST_CASE("a buffer given back reaches the one who has data, past those whose pe
     block_on(root());
 }
 
+TEST_CASE("a buffer given back reaches the one who has data, past two who share a silent peer") {
+    const no_leak checks;
+    auto root = []() -> task<> {
+        const socket_pair silent, talks;
+        buffer_ring buffers(1, 16);
+        recv_many a(silent.a), b(talks.a);
+        talks.put("1");
+        std::optional<piece> held = co_await b.next();
+        talks.put("two");
+        co_await turns(100);  // the request of b has ended, for want of a buffer
+        auto first = spawn(next_piece(a)), other = spawn(next_piece(a));
+        co_await turns(100);
+        auto second = spawn(next_text(b));
+        co_await turns(100);
+        held.reset();
+        co_await turns(1000);
+        REQUIRE(second.done());
+        const std::string text = co_await std::move(second);
+        CHECK(text == "two");
+        CHECK_FALSE(first.done());
+        CHECK_FALSE(other.done());
+    };
+    block_on(root());
+}
+
 TEST_CASE("back-pressure reaches the sender") {
     const no_leak checks;
     auto root = []() -> task<> {

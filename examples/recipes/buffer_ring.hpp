@@ -80,8 +80,7 @@ public:
 private:
     friend class recv_many;
     void request(auto prepare) {
-        if (in.forked()) return;
-        in.make_room(), in.submit(*this, prepare), ++requests;
+        if (!in.forked()) in.make_room(), in.submit(*this, prepare), ++requests;
     }
     void provide(std::byte* from, int count) {
         request([=, this](io_uring_sqe* s) {
@@ -121,7 +120,8 @@ public:
         for (;;) {
             while (!shots && !buffer_ring::known().left) co_await buffer_ring::known().freed.recv();
             // Perhaps nothing comes here: the next who waits is to know of the buffer as well.
-            if (!shots) shots.emplace(std::ref(*this)), buffer_ring::known().freed.try_send(true);
+            if (!shots) shots.emplace(std::ref(*this));
+            if (auto* const b = buffer_ring::here; b && b->left) b->freed.try_send(true);
             auto some = co_await shots->try_next();
             if (!some) continue;  // another task has the last one, and is about to end these
             if (!(some->flags & IORING_CQE_F_MORE)) shots.reset();
