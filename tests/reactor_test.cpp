@@ -1647,7 +1647,7 @@ TEST_CASE("thousands of cancels at random moments: bytes received and bytes left
         };
         auto root = [&](reactor::options options) -> task<> {
             reactor::here(options);
-            const tube t;
+            const quick_tube t;
             auto write = [&] {
                 std::string text(static_cast<std::size_t>(1 + below(24)), ' ');
                 for (char& c : text) c = static_cast<char>(next_out++);
