@@ -43,7 +43,7 @@ namespace ringlet {
 // While one exists, the timers of its thread run on a clock that stands still, and jumps to the
 // next deadline when nothing is runnable and the ring has nothing to give: ten minutes of retries
 // pass in microseconds, and always in the same way. (What takes real time outside is not waited
-// for: files, which the kernel's workers look after, and before Linux 6.4 pipes; other processes.)
+// for: files, which the kernel's workers look after, on older kernels pipes too; other processes.)
 // It starts at the real time. One at a time: a second one on a thread is a std::logic_error.
 class virtual_time {
     friend class timer_heap;

@@ -242,8 +242,9 @@ TEST_CASE("a timeout on next() takes nothing; the next one gets the signal") {
         auto none = co_await ringlet::try_timeout(1h, s.next());
         CHECK_FALSE(none.has_value());
         ::kill(::getpid(), SIGUSR1);
-        auto one = co_await ringlet::try_timeout(1h, s.next());
-        CHECK(one.has_value());
+        // No timeout: on older kernels a worker reads it, for whom the clock does not stand still.
+        const auto one = co_await s.next();
+        CHECK(one.ssi_signo == SIGUSR1);
     };
     block_on(root());
 }
