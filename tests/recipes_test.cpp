@@ -91,8 +91,9 @@ public:
     nothing_left(nothing_left&&) = delete;
     ~nothing_left() {
         CHECK(open_files() == files_);
-        for (int i = 0; i < 100'000 && live_threads() != threads_; ++i) std::this_thread::yield();
-        CHECK(live_threads() == threads_);
+        for (int i = 0; i < 100'000 && live_threads() > threads_; ++i) std::this_thread::yield();
+        // Fewer, where a worker of the kernel was still there from what was before.
+        CHECK(live_threads() <= threads_);
     }
 
 private:
