@@ -268,19 +268,34 @@ TEST_CASE("back-pressure: who holds all buffers receives no more; one given back
     block_on(root());
 }
 
+namespace {
+
+// One buffer, two who receive, and the buffer is held.
+struct only_buffer {
+    buffer_ring buffers;
+    recv_many a, b;
+    std::optional<piece> held;
+    only_buffer(const socket_pair& silent, const socket_pair& talks)
+        : buffers(1, 16), a(silent.a), b(talks.a) {}
+    task<> take(const socket_pair& talks) {
+        talks.put("1");
+        held = co_await b.next();
+    }
+};
+
+}  // namespace
+
 TEST_CASE("a buffer given back reaches the one who has data, past those whose peers are silent") {
     const no_leak checks;
     auto root = []() -> task<> {
         const socket_pair silent, talks;
-        buffer_ring buffers(1, 16);
-        recv_many a(silent.a), b(talks.a);
-        talks.put("1");
-        std::optional<piece> held = co_await b.next();
-        auto first = spawn(next_piece(a)), second = spawn(next_piece(b));
+        only_buffer it(silent, talks);
+        co_await it.take(talks);
+        auto first = spawn(next_piece(it.a)), second = spawn(next_piece(it.b));
         co_await turns(100);
         talks.put("two");
         co_await turns(100);  // b is told that there is no buffer, and waits for one behind a
-        held.reset();
+        it.held.reset();
         for (int i = 0; i < 10'000 && !second.done(); ++i) co_await yield_now();
         REQUIRE(second.done());
         const piece p = co_await std::move(second);
@@ -294,17 +309,15 @@ TEST_CASE("a buffer given back reaches the one who has data, past two who share 
     const no_leak checks;
     auto root = []() -> task<> {
         const socket_pair silent, talks;
-        buffer_ring buffers(1, 16);
-        recv_many a(silent.a), b(talks.a);
-        talks.put("1");
-        std::optional<piece> held = co_await b.next();
+        only_buffer it(silent, talks);
+        co_await it.take(talks);
         talks.put("two");
         co_await turns(100);  // the request of b has ended, for want of a buffer
-        auto first = spawn(next_piece(a)), other = spawn(next_piece(a));
+        auto first = spawn(next_piece(it.a)), other = spawn(next_piece(it.a));
         co_await turns(100);
-        auto second = spawn(next_text(b));
+        auto second = spawn(next_text(it.b));
         co_await turns(100);
-        held.reset();
+        it.held.reset();
         co_await turns(1000);
         REQUIRE(second.done());
         const std::string text = co_await std::move(second);

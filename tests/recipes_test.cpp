@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -69,7 +70,16 @@ auto entries(const char* directory) {
     return std::distance(std::filesystem::directory_iterator(directory), {});
 }
 auto open_files() { return entries("/proc/self/fd"); }
-auto live_threads() { return entries("/proc/self/task"); }
+// Not the kernel's workers, which come and go as they like.
+auto live_threads() {
+    const auto ours = [](const std::filesystem::directory_entry& thread) {
+        std::string name;
+        return std::getline(std::ifstream(thread.path() / "comm"), name)
+            && !name.starts_with("iou-");
+    };
+    const std::filesystem::directory_iterator all("/proc/self/task");
+    return std::count_if(begin(all), end(all), ours);
+}
 
 pid_t this_thread() { return static_cast<pid_t>(::syscall(SYS_gettid)); }
 
@@ -91,9 +101,8 @@ public:
     nothing_left(nothing_left&&) = delete;
     ~nothing_left() {
         CHECK(open_files() == files_);
-        for (int i = 0; i < 100'000 && live_threads() > threads_; ++i) std::this_thread::yield();
-        // Fewer, where a worker of the kernel was still there from what was before.
-        CHECK(live_threads() <= threads_);
+        for (int i = 0; i < 100'000 && live_threads() != threads_; ++i) std::this_thread::yield();
+        CHECK(live_threads() == threads_);
     }
 
 private:

@@ -66,8 +66,8 @@ public:
 private:
     // Who takes the last may end this: a schedule function may run him on the spot.
     void complete(int n, unsigned flags) noexcept override {
-        bool ended = false;
         if (flags & IORING_CQE_F_MORE) return void(results.try_send(R(n, flags)));
+        bool ended = false;
         in = nullptr, gone = &ended;
         results.try_send(R(n, flags));
         if (!ended) gone = nullptr, results.close();
