@@ -6,6 +6,7 @@
 #include <dirent.h>
 
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdlib>
@@ -74,6 +75,10 @@ void* realloc(void* p, std::size_t n) noexcept {
 void* aligned_alloc(std::size_t alignment, std::size_t n) noexcept {
     ++allocations;
     return __libc_memalign(alignment, n);
+}
+int posix_memalign(void** p, std::size_t alignment, std::size_t n) noexcept {  // g++ 14's new
+    *p = aligned_alloc(alignment, n);
+    return *p ? 0 : ENOMEM;
 }
 }
 

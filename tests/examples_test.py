@@ -285,6 +285,8 @@ def test_count_messages_come_in_order():
         done = subprocess.run([command, "text", "missing", "one", "dir", "gone"], cwd=SCRATCH, env=C_LOCALE,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
         merged.append(re.sub(rb"^(wc|count): ", b"", done.stdout, flags=re.M))
+    # Newer ones (coreutils 9.7) give a directory's line before the message, and not behind it.
+    merged[0] = re.sub(rb"(.* dir\n)(dir: .*\n)", rb"\2\1", merged[0])
     equal(merged[1], merged[0], "stdout and stderr together")
 
 

@@ -28,8 +28,8 @@ RCP = os.path.join(BUILD, "rcp")
 DEADLINE = 60  # seconds for a copy
 
 
-def rcp(*args, **options):
-    done = subprocess.run([RCP, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=DEADLINE,
+def rcp(*args, program=RCP, **options):
+    done = subprocess.run([program, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=DEADLINE,
                           env=C_LOCALE, **options)
     return done.returncode, done.stdout, done.stderr
 
@@ -275,7 +275,8 @@ def test_unreadable():
     os.mkfifo("mixed/fifo")
     os.mkdir("open")
     os.chmod("open", 0o777)
-    code, out, err = rcp("mixed", "no such file", "open", preexec_fn=nobody)
+    shutil.copy(RCP, "program")  # where it has been built nobody may look
+    code, out, err = rcp("mixed", "no such file", "open", program="./program", preexec_fn=nobody)
     equal((code, out), (1, b""), "exit status and stdout")
     lines = sorted(err.decode().splitlines())
     equal(len(lines), 4, "lines on stderr %r" % lines)
@@ -284,7 +285,7 @@ def test_unreadable():
         check(line.startswith("rcp: %s: " % name) and why in line, "stderr %r" % line)
     equal(sorted(os.listdir("open/mixed")), ["a", "b", "c"], "what has been copied")
     os.mkdir("shut")
-    code, out, err = rcp("mixed/a", "shut", preexec_fn=nobody)
+    code, out, err = rcp("mixed/a", "shut", program="./program", preexec_fn=nobody)
     check(code == 1 and b"mixed/a" in err and b"Permission denied" in err, "into a directory that is not ours: %r" % err)
     equal(os.listdir("shut"), [], "what is there")
 
