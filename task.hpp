@@ -115,14 +115,15 @@ public:
     }
 
 private:
-    // In steps of 16 bytes up to 2 KB; for frames with a buffer in them, 4, 8, 16 ... 128 KB. (In
-    // steps of 16 throughout the lists would take 64 KB of each thread's stack.)
-    static constexpr std::size_t step = 16, fine = 128, lists = fine + 7;
+    // In steps of 16 bytes up to 2 KB; for frames with a buffer in them, 4, 8, 16 ... 128 KB: those
+    // of 2^k bytes are list base + k. (In steps of 16 throughout the lists would take 64 KB of each
+    // thread's stack.)
+    static constexpr std::size_t step = 16, fine = 128, base = fine - 11, lists = base + 18;
     static constexpr std::size_t list_of(std::size_t n) {
-        return n <= fine * step ? (n + step - (n > 0)) / step : fine - 11 + std::bit_width(n - 1);
+        return n <= fine * step ? (n - (n > 0)) / step + 1 : base + unsigned(std::bit_width(n - 1));
     }
     static constexpr std::size_t size_of(std::size_t list) {
-        return list <= fine ? list * step : std::size_t{1} << (list - fine + 11);
+        return list <= fine ? list * step : std::size_t{1} << (list - base);
     }
     // Plain data: to reach it costs an instruction, and no test whether it has been constructed.
     inline static constinit thread_local void* free[lists]{};
