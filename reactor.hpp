@@ -608,7 +608,7 @@ task<std::size_t> whole(int fd, auto bytes, std::int64_t offset, const char* rea
 // is not here: bind, listen, shutdown and setsockopt are called directly.
 namespace io {
 
-//     co_await ringlet::io::op(io_uring_prep_fallocate, "fallocate", fd, 0, 0, size);
+//     co_await ringlet::io::op(io_uring_prep_symlink, "symlink", "notes-2026.txt", "notes.txt");
 //     auto advise = [&](io_uring_sqe* s) {
 //         io_uring_prep_fadvise(s, fd, 0, 0, POSIX_FADV_WILLNEED);
 //     };

@@ -722,10 +722,17 @@ TEST_CASE("io::op with arguments: a function of liburing's, numbers, spans and d
     const no_leak here;
     const folder dir;
     const unique_fd file = dir.open("f", "data");
-    CHECK(block_on(io::op(io_uring_prep_fallocate, "fallocate", file, 0, 0, 1000)) == 0);
+    // (With numbers of its own: what kind fallocate takes is another with each liburing.)
+    const auto longer = [](auto* s, int fd) { io_uring_prep_fallocate(s, fd, 0, 0, 1000); };
+    CHECK(block_on(io::op(longer, "fallocate", file)) == 0);
     CHECK(dir.content("f").size() == 1000);
-    refused([&] { return io::op(io_uring_prep_fallocate, "fallocate", file, 0, 0, 0); }, EINVAL,
-        on("fallocate", file));
+    const auto wrong = [](auto* s, int fd) { io_uring_prep_fallocate(s, fd, 0, 0, 0); };
+    refused([&] { return io::op(wrong, "fallocate", file); }, EINVAL, on("fallocate", file));
+    const std::string link = dir.file("link");
+    CHECK(block_on(io::op(io_uring_prep_symlink, "symlink", "f", link.c_str())) == 0);
+    CHECK(dir.content("link").size() == 1000);
+    refused([&] { return io::op(io_uring_prep_symlink, "symlink", "f", link.c_str()); }, EEXIST,
+        "symlink");
     // A descriptor is borrowed: one that would be closed before the operation begins is refused.
     static_assert(kept_by_op<unique_fd&> && kept_by_op<const unique_fd&> && kept_by_op<int>);
     static_assert(!kept_by_op<unique_fd&&> && !kept_by_op<const unique_fd&&>);
