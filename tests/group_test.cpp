@@ -1388,27 +1388,33 @@ TEST_CASE("timeouts in an expression with other awaits") {
         co_await sleep_for(d);
         throw oops("fails");
     };
-    // Joined by <<, whose left side comes first with every compiler: that of arguments is open.
+    // Joined by <<, whose left side comes first with every compiler: the order of arguments is open.
+    // (Not that of numbers, which g++ 16 with UBSan gets wrong.)
+    struct first {
+        int value;
+        explicit first(int v) : value(v) {}
+        int operator<<(int second) const { return 10 * value + second; }
+    };
     auto none = [&]() -> task<int> {
-        const int n = co_await timeout(1s, nap(1ms, 1)) << co_await timeout(1s, fails(1ms));
+        const int n = first(co_await timeout(1s, nap(1ms, 1))) << co_await timeout(1s, fails(1ms));
         co_return n;
     };
     auto refused = [&]() -> task<int> {
         join_handle<int> empty;
-        const int n = co_await timeout(1s, nap(1ms, 1)) << co_await std::move(empty);
+        const int n = first(co_await timeout(1s, nap(1ms, 1))) << co_await std::move(empty);
         co_return n;
     };
     auto root = [&]() -> task<> {
-        int n = co_await timeout(10ms, nap(1ms, 1)) << co_await slow(25ms, 2);
-        CHECK(n == 1 << 2);
+        int n = first(co_await timeout(10ms, nap(1ms, 1))) << co_await slow(25ms, 2);
+        CHECK(n == 12);
         CHECK(time.passed() == 51ms);
-        n = (co_await try_timeout(5ms, nap(1h, 1))).value_or(100) << co_await slow(10ms, 2);
-        CHECK(n == 100 << 2);
+        n = first((co_await try_timeout(5ms, nap(1h, 1))).value_or(9)) << co_await slow(10ms, 2);
+        CHECK(n == 92);
         CHECK(time.passed() == 76ms);
         // Over while the second waits, whose own deadline is what stops it.
-        n = (co_await try_timeout(5ms, nap(1ms, 1))).value_or(100)
+        n = first((co_await try_timeout(5ms, nap(1ms, 1))).value_or(9))
             << (co_await try_timeout(10ms, slow(20ms, 2))).value_or(7);
-        CHECK(n == 1 << 7);
+        CHECK(n == 17);
         CHECK(time.passed() == 87ms);
         try {
             co_await none();
