@@ -10,6 +10,7 @@
 #include "http1_head.hpp"
 #include "http1_path.hpp"
 
+#include <locale.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -25,20 +26,22 @@ struct answer {
     std::int64_t begin = 0, end = 0;  // of the part of the file that is sent
 };
 
+// The names of days and months are English, whatever the program's locale is.
 inline constexpr const char* date_format = "%a, %d %b %Y %H:%M:%S GMT";
+inline const locale_t english = ::newlocale(LC_ALL_MASK, "C", nullptr);
 // A file may be of a time that is in no calendar, after billions of years: that is told as 1970.
 inline std::string date(std::time_t t) {
     char text[64];
     std::tm parts;
     if (!::gmtime_r(&t, &parts)) return date(0);
-    return {text, std::strftime(text, sizeof text, date_format, &parts)};
+    return {text, ::strftime_l(text, sizeof text, date_format, &parts, english)};
 }
 
 // The time that a field tells, if it is there and does: in the form that is written today; the two of
 // before 1995 count as not there.
 inline std::optional<std::time_t> time_of(const std::string* date) {
     std::tm t{};
-    const char* const end = date ? ::strptime(date->c_str(), date_format, &t) : nullptr;
+    const char* const end = date ? ::strptime_l(date->c_str(), date_format, &t, english) : nullptr;
     return end && !*end ? std::optional(::timegm(&t)) : std::nullopt;
 }
 
@@ -51,11 +54,11 @@ inline bool lists(std::string_view tags, std::string_view tag, bool weak) {
     }
     return found;
 }
-// One range of bytes: first-last, first- or -n. Anything else counts as not there.
+// One range of bytes: first-last, first- or -n. Anything else counts as not there, or throws the error
+// of a number, as several ranges do.
 inline void take_range(std::string_view range, answer& a) {
     const std::int64_t size = a.end;
-    if (!same(cut(range, '='), "bytes") || range.size() < 2) return;
-    if (range.find('-') == range.npos || range.find(',') != range.npos) return;
+    if (!same(cut(range, '='), "bytes") || range.find('-') == range.npos || range == "-") return;
     const auto first = cut(range, '-');
     const auto n = range.empty() ? size : number(range, 18);
     const auto begin = first.empty() ? size - std::min(n, size) : number(first, 18);
@@ -75,7 +78,7 @@ inline int status_of(const std::error_code& e) {
 // What is asked of a file: all of it, a part, or nothing if the client has it already. The conditions
 // in the order of RFC 9110, 13.2.2; throws error(412) if they say that it must be another file.
 inline answer select(const head& request, const struct stat& s, std::string_view path) {
-    answer a;
+    answer a{200, {}, 0, s.st_size};
     const std::string tag = '"' + std::to_string(s.st_mtim.tv_sec) + '-'
         + std::to_string(s.st_mtim.tv_nsec) + '-' + std::to_string(s.st_size) + '"';
     const auto *tags = request.find("if-none-match"), *wanted = request.find("if-match");
@@ -88,7 +91,6 @@ inline answer select(const head& request, const struct stat& s, std::string_view
     require(wanted ? lists(*wanted, tag, false) : !until || s.st_mtime <= *until, "changed", 412);
     a.fields = std::string("Content-Type: ") + type_of(path) + "\r\nLast-Modified: " + modified
         + "\r\nETag: " + tag + "\r\nAccept-Ranges: bytes\r\n";
-    a.end = s.st_size;
     if (tags ? lists(*tags, tag, true) : since && s.st_mtime <= *since) a.status = 304, a.end = 0;
     else if (range && (!if_range || *if_range == tag || *if_range == modified)) try {
             take_range(*range, a);
