@@ -4,8 +4,8 @@
 //
 // Copies each SRC, with all that is in it, to DST, or into DST if that is a directory, as
 // `cp -r --preserve=mode,timestamps` does: modes and times are kept, symbolic links stay links, holes
-// stay holes; owners and hard links are not kept. N files are under way at once (16 without -j), or as
-// many as there are descriptors for.
+// stay holes; owners and hard links are not kept. Of two files that come to one name the second is not
+// copied. N files are under way at once (16 without -j), or as many as there are descriptors for.
 //
 // A file is written under another name in its directory, .rcp-..., and renamed when it is complete: so
 // under its own name there is never half of it, and SIGINT, SIGTERM, SIGHUP or SIGPIPE, which stop rcp
@@ -28,6 +28,7 @@
 #include <getopt.h>
 
 #include <filesystem>
+#include <set>
 
 namespace {
 
@@ -52,7 +53,8 @@ struct item {
 struct copying {
     channel<item> items{100'000};
     std::int64_t bytes = 0, files = 0, all_bytes = 0, all_files = 0, begun = getpid() * 1000000000L;
-    bool failed = false, shows = ::isatty(STDERR_FILENO) == 1;
+    std::set<fs::path> made;  // of several sources two may lead to one name
+    bool several = false, failed = false, shows = ::isatty(STDERR_FILENO) == 1;
     virtual_time::time_point begin = virtual_time::now();
 
     void fail(const std::string& name, const char* why) {
@@ -115,17 +117,17 @@ struct copying {
                 fail(from, "cannot be copied into itself");
             else if (S_ISDIR(i.like.st_mode)) {
                 // Whoever is the last to put something in gives it its mode and times.
-                const auto complete = [this](item* d) {
-                    if (adopt_mode_and_times(d->to, d->like) < 0) fail(d->to, std::strerror(errno));
-                    delete d;
+                const auto complete = [this, d = i](void*) {
+                    if (adopt_mode_and_times(d.to, d.like) < 0) fail(d.to, std::strerror(errno));
                 };
                 fs::directory_iterator entries(from);
                 // A link that is there would lead to another place.
                 if (!create_directory(to) && is_symlink(to)) errno = ENOTDIR, check(-1, to.c_str());
-                const std::shared_ptr<item> here(new item(i), complete);
+                const std::shared_ptr<void> here(this, complete);
                 for (; entries != end(entries); ++entries)
                     co_await walk(entries->path(), to / entries->path().filename(), here);
             } else if (S_ISREG(i.like.st_mode) || S_ISLNK(i.like.st_mode)) {
+                if (several && !made.insert(to).second) errno = EEXIST, check(-1, to.c_str());
                 ++all_files, all_bytes += S_ISREG(i.like.st_mode) ? i.like.st_size : 0;
                 co_await items.send(std::move(i));
             } else fail(from, "neither file nor directory");
@@ -134,8 +136,8 @@ struct copying {
     task<> walk_all(std::vector<fs::path> names) {
         if (std::erase(names, fs::path())) throw std::runtime_error("'': no file's name");
         const fs::path target = names.back();
-        names.pop_back();
-        if (names.size() > 1 && !is_directory(target)) fail(target, "not a directory"), names = {};
+        if (names.pop_back(); (several = names.size() > 1) && !is_directory(target))
+            fail(target, "not a directory"), names = {};
         for (const fs::path& name : names) {
             const fs::path own = (name / ".").parent_path().filename();  // "a/.." has none
             const fs::path to = is_directory(target) ? target / (own == ".." ? "." : own) : target;
@@ -177,11 +179,10 @@ int main(int argc, char** argv) {
     static const option options[] = {{"jobs", 1, nullptr, 'j'}, {"help", 0, nullptr, 'h'}, {}};
     const char* const usage = "usage: rcp [-j N] SRC... DST\n";
     long n = 16;
-    char* end = nullptr;
     for (int o; (o = getopt_long(argc, argv, ":j:", options, nullptr)) != -1;) {
         if (o == 'h') return std::fputs(usage, stdout), 0;
-        n = o == 'j' && n > 0 ? std::strtol(optarg, &end, 10) : 0;
-        if (end && *end) n = 0;  // and stays so, whatever follows
+        // 0 is wrong, and stays so, whatever follows.
+        if (o != 'j' || n < 1 || (n = std::strtol(optarg, &optarg, 10)) < 1 || *optarg) n = 0;
     }
     if (n < 1 || n > 10'000 || argc - optind < 2) return std::fputs(usage, stderr), 2;
     ::umask(S_IRWXG | S_IRWXO);  // until a directory has its mode nobody else looks into it

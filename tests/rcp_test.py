@@ -242,6 +242,26 @@ def test_what_is_not_replaced():
     equal(os.listdir("elsewhere"), [], "another place")
 
 
+def test_two_of_one_name():
+    """The second is not copied over the first, nor inside of directories that become one; all others are."""
+    for name in ("a", "b"):
+        os.makedirs(name + "/d")
+        put(name + "/f", name.encode())
+        put(name + "/d/both", name.encode())
+        put(name + "/d/only_" + name)
+    os.mkdir("into")
+    equal(rcp("a/f", "a/d", "b/f", "b/d", "into"), (1, b"", b"rcp: b/f: into/f: File exists\n"
+                                                          b"rcp: b/d/both: into/d/both: File exists\n"), "both")
+    equal(sorted(os.listdir("into") + os.listdir("into/d")), ["both", "d", "f", "only_a", "only_b"], "what is there")
+    for name in ("f", "d/both"):
+        with open("into/" + name, "rb") as f:
+            equal(f.read(), b"a", name)
+    works("b/f", "b/d", "into")  # what was there before is replaced
+    for name in ("f", "d/both"):
+        with open("into/" + name, "rb") as f:
+            equal(f.read(), b"b", name)
+
+
 def test_deep():
     path = "deep"
     for _ in range(300):
