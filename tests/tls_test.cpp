@@ -193,6 +193,7 @@ TEST_CASE("the right names are let in, all others are not") {
     for (const char* name : {"127.0.0.2", "::1"})
         CHECK(refusal(s, c, name) == std::string(name) + ": IP address mismatch");
     CHECK(refusal(s, c, "") == "no name of a host: ");
+    CHECK(refusal(s, c, ".example.test") == "no name of a host: .example.test");
     CHECK(refusal(s, c, ".") == "no name of a host: .");
 }
 

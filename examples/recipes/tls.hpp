@@ -57,8 +57,8 @@ inline context trust(const char* file = nullptr) {
 class stream {
 public:
     // The socket is borrowed. `name` is a host's name, or its address, which the certificate has to
-    // bear; a dot at the end of a name is in none. Throws error where OpenSSL takes it for neither: an
-    // empty one, say.
+    // bear; a dot at the end of a name is in none. Throws error where it can be neither: an empty
+    // one, say, or one with a dot in front.
     stream(const context& c, int socket, const std::string& name)
         : fd(socket), host(name), ssl(SSL_new(c.get()), SSL_free) {
         SSL_set_bio(ssl.get(), in, out);  // it owns them from now on
@@ -66,7 +66,8 @@ public:
         SSL_set_hostflags(ssl.get(), X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
         const char* const n = host.erase(host.size() - host.ends_with('.')).c_str();
         if (X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl.get()), n) == 1) return;
-        if (host.empty() || !SSL_set1_host(ssl.get(), n) || !SSL_set_tlsext_host_name(ssl.get(), n))
+        // Below '0' are the end and the dot: with one in front any name behind it would do.
+        if (*n < '0' || !SSL_set1_host(ssl.get(), n) || !SSL_set_tlsext_host_name(ssl.get(), n))
             throw error("no name of a host: " + name);
     }
     // To be awaited first. Throws error if the peer is not who it should be, or speaks no TLS;
