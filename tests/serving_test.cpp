@@ -254,7 +254,7 @@ TEST_CASE("paths and types") {
         {"HTTP://h?a/b", "./"}};
     for (const auto& [target, path] : good) CHECK(path_of(target) == path);
     for (const char* bad : {"", "a", "*", "?", "http:", "ftp://h/a", "/%", "/%4", "/%4g", "/%-1",
-             "/%+1", "/% 1", "/%00", "/a%00b", "/%4"})
+             "/%+1", "/% 1", "/%00", "/a%00b"})
         CHECK_THROWS_AS(path_of(bad), http1::error);
     CHECK(http1::path_part("//evil.com?x") == "/evil.com");
     CHECK(http1::with_slash("//evil.com?x?/") == "/evil.com/?x?/");
